@@ -1,0 +1,153 @@
+"""The Prefect flows.  Each reads its settings, and makes every phase of :mod:`flows.sequence` a task.
+
+No secret is a flow parameter: servers come from ``greenfly.toml`` and ``GREENFLY_*`` where the flow runs.  Nothing is
+cached (data changes under the same inputs), and no task is retried by the orchestrator: state lives in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import sequence
+from flows.sequence import Outcome
+from integrity.progress import Progress
+from integrity.settings import ConflictPolicy, Settings, load_settings
+
+T = TypeVar("T")
+
+
+class MigrateParameters(BaseModel):
+    """What may differ from run to run; never an address or a secret."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conflict: ConflictPolicy | None = Field(
+        None, description="fail, skip or replace on an existing target key"
+    )
+    snapshot: bool | None = Field(None, description="take a snapshot of the source first")
+    databases: list[int] | None = Field(None, description="only these databases")
+    label: str | None = Field(None, description="free text kept with the run", max_length=200)
+    config_file: Path | None = Field(
+        None, description="another greenfly.toml than the one in the working folder"
+    )
+
+    def settings(self) -> Settings:
+        """Settings from file and environment where the flow runs, with these parameters over them."""
+        overrides: dict[str, object] = {}
+        if self.conflict is not None:
+            overrides["copy"] = {"conflict": self.conflict.value}
+        if self.snapshot is not None:
+            overrides["snapshot"] = {"enabled": self.snapshot}
+        if self.databases is not None:
+            overrides["databases"] = self.databases
+        if self.label is not None:
+            overrides["label"] = self.label
+        return load_settings(overrides, config_file=self.config_file).settings
+
+
+class LogProgress(Progress):
+    """Progress as lines of the flow's log."""
+
+    def __init__(
+        self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger], inner: Progress | None
+    ) -> None:
+        self._logger = logger
+        self._inner = inner
+        self._name = ""
+        self._expected = self._keys = 0
+
+    def phase(self, name: str, keys_expected: int) -> None:
+        """Log the begin."""
+        self._name, self._expected, self._keys = name, keys_expected, 0
+        if self._inner:
+            self._inner.phase(name, keys_expected)
+
+    def advance(self, keys: int, size: int) -> None:
+        """Count."""
+        self._keys += keys
+        if self._inner:
+            self._inner.advance(keys, size)
+
+    def say(self, text: str) -> None:
+        """Log a line."""
+        self._logger.info(text)
+
+    def phase_ended(self) -> None:
+        """Log the end."""
+        self._logger.info(
+            "%s ended: %s keys of %s expected", self._name, f"{self._keys:,}", f"{self._expected:,}"
+        )
+        if self._inner:
+            self._inner.phase_ended()
+
+
+@dataclass(slots=True)
+class _Local:
+    """What a process that starts a flow itself hands over in memory."""
+
+    settings: Settings
+    progress: Progress
+    outcomes: list[Outcome]
+
+
+_local: _Local | None = None
+
+
+@contextmanager
+def in_this_process(settings: Settings, progress: Progress) -> Iterator[list[Outcome]]:
+    """Flows called inside use these settings and show progress here; their outcomes are in the list.
+
+    A flow that a worker runs reads ``greenfly.toml`` and ``GREENFLY_*`` instead.
+    """
+    global _local  # noqa: PLW0603  (flow parameters are shown on Prefect's page; this is not)
+    _local = _Local(settings, progress, [])
+    try:
+        yield _local.outcomes
+    finally:
+        _local = None
+
+
+def as_task(name: str, function: Callable[[], T]) -> T:
+    """Run one phase as a Prefect task."""
+    return task(function, name=name, cache_policy=NO_CACHE, retries=0, persist_result=False)()
+
+
+@flow(name="greenfly-migrate", validate_parameters=True, persist_result=False)
+def migrate_flow(parameters: MigrateParameters = MigrateParameters()) -> dict[str, object]:  # noqa: B008  (frozen)
+    """Copy blue into green and prove it; the result holds the run's id, verdict and report."""
+    progress = LogProgress(get_run_logger(), _local.progress if _local else None)
+    settings = _local.settings if _local else parameters.settings()
+    outcome = sequence.migrate(settings, progress, as_task, flow_run_id=flow_run.get_id())
+    if _local:
+        _local.outcomes.append(outcome)
+    _publish(outcome)
+    return outcome.to_dict()
+
+
+def _publish(outcome: Outcome) -> None:
+    """Show the outcome on Prefect's page."""
+    verdict = outcome.verdict.value if outcome.verdict else "no verdict"
+    where = f"\n\nReport: `{outcome.report.html}`" if outcome.report else ""
+    create_markdown_artifact(
+        f"# {verdict}\n\n{outcome.reason or ''}\n\nRun `{outcome.run_id}`{where}",
+        key="greenfly-verdict",
+        description=f"{verdict}: {outcome.run_id}",
+    )
+    rows = [
+        {"state": state, "class": name, "findings": count}
+        for state, classes in outcome.findings.items()
+        for name, count in classes.items()
+    ]
+    if rows:
+        create_table_artifact(rows, key="greenfly-findings", description=f"Findings of {outcome.run_id}")

@@ -1,0 +1,206 @@
+"""The order of the phases, once, for every way to run them.
+
+The command line calls these functions directly; a Prefect flow calls the same ones and hands over a *step* that makes
+each phase a task.  A report is written at the end of every run, also of one that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from integrity.errors import GreenflyError, LedgerError
+from integrity.ledger import Ledger, open_ledger
+from integrity.ledger.models import FindingState, RunKind, Verdict
+from integrity.migration import Run
+from integrity.progress import Progress
+from integrity.settings import Settings
+from reports import ReportFiles, write_report
+
+T = TypeVar("T")
+
+
+class Step(Protocol):
+    """Runs one phase."""
+
+    def __call__(self, name: str, function: Callable[[], T]) -> T:
+        """Run *function* under *name* and return what it returns."""
+
+
+def directly(name: str, function: Callable[[], T]) -> T:
+    """The step without an orchestrator."""
+    return function()
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseOutcome:
+    """One phase as the ledger holds it."""
+
+    name: str
+    state: str
+    keys: int
+    bytes: int
+    seconds: float
+    detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to, for terminals, flows and scripts."""
+
+    run_id: str
+    kind: RunKind
+    state: str
+    verdict: Verdict | None
+    reason: str | None
+    source: str | None
+    target: str | None
+    target_engine: str | None
+    phases: tuple[PhaseOutcome, ...]
+    findings: Mapping[str, Mapping[str, int]]
+    """State → class → count."""
+    report: ReportFiles | None
+    snapshot: str | None
+    """Folder of the snapshot, where one was taken."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        report = self.report
+        return {
+            "run": self.run_id,
+            "kind": self.kind.value,
+            "state": self.state,
+            "verdict": self.verdict.value if self.verdict else None,
+            "reason": self.reason,
+            "source": self.source,
+            "target": self.target,
+            "target_engine": self.target_engine,
+            "phases": [
+                {
+                    "name": phase.name,
+                    "state": phase.state,
+                    "keys": phase.keys,
+                    "bytes": phase.bytes,
+                    "seconds": phase.seconds,
+                    "detail": dict(phase.detail),
+                }
+                for phase in self.phases
+            ],
+            "findings": {state: dict(classes) for state, classes in self.findings.items()},
+            "snapshot": self.snapshot,
+            "report": {"html": str(report.html), "json": str(report.json), "csv": str(report.csv)}
+            if report
+            else None,
+        }
+
+
+def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None) -> Outcome:
+    """The outcome of any run, from the ledger."""
+    run = ledger.find_run(run_id)
+    findings: dict[str, dict[str, int]] = {FindingState.OPEN.value: {}}
+    for (finding_class, state), count in ledger.finding_counts(run.id).items():
+        findings.setdefault(state.value, {})[finding_class.value] = count
+    phases = tuple(
+        PhaseOutcome(
+            phase.name.value,
+            phase.state.value,
+            phase.keys,
+            phase.bytes,
+            round((phase.ended_at - phase.started_at).total_seconds(), 3) if phase.ended_at else 0.0,
+            phase.detail,
+        )
+        for phase in ledger.phases(run.id)
+    )
+    snapshot = next((a for a in ledger.artifacts(run.id) if a.kind == "header"), None)
+    target = run.target or {}
+    return Outcome(
+        run_id=run.id,
+        kind=run.kind,
+        state=run.state.value,
+        verdict=run.verdict,
+        reason=run.reason,
+        source=run.source_address,
+        target=run.target_address,
+        target_engine=f"{str(target['engine']).capitalize()} {target['version']}" if target else None,
+        phases=phases,
+        findings=findings,
+        report=report,
+        snapshot=str(Path(snapshot.path).parent) if snapshot else None,
+    )
+
+
+def migrate(
+    settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
+) -> Outcome:
+    """Check, snapshot, stream, verify, report.
+
+    :raises GreenflyError: the run broke off; it is recorded, and has a report where the ledger can be used.
+    """
+
+    def phases(run: Run) -> None:
+        servers = step("check", run.check)
+        if settings.snapshot.enabled:
+            step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
+        step("stream", lambda: run.stream(servers))
+        step("verify", lambda: run.verify(servers))
+
+    return _run(settings, RunKind.MIGRATE, progress, step, flow_run_id, phases)
+
+
+def verify(
+    settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
+) -> Outcome:
+    """Check, verify, report.
+
+    :raises GreenflyError: the run broke off; it is recorded.
+    """
+
+    def phases(run: Run) -> None:
+        servers = step("check", run.check)
+        step("verify", lambda: run.verify(servers))
+
+    return _run(settings, RunKind.VERIFY, progress, step, flow_run_id, phases)
+
+
+def snapshot(
+    settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
+) -> Outcome:
+    """Check the source, take a snapshot of it, report.
+
+    :raises GreenflyError: the run broke off; it is recorded.
+    """
+
+    def phases(run: Run) -> None:
+        source, identity, databases = step("check", run.check_source)
+        step("snapshot", lambda: run.snapshot(source, identity, databases))
+
+    return _run(settings, RunKind.SNAPSHOT, progress, step, flow_run_id, phases)
+
+
+def _run(
+    settings: Settings,
+    kind: RunKind,
+    progress: Progress,
+    step: Step,
+    flow_run_id: str | None,
+    phases: Callable[[Run], None],
+) -> Outcome:
+    ledger = open_ledger(settings)
+    try:
+        run = Run.start(settings, ledger, kind, progress, flow_run_id)
+        directory = settings.report_dir / run.id
+        try:
+            with run.recorded():
+                phases(run)
+        except GreenflyError as error:
+            error.add_note(f"run {run.id}")
+            if not isinstance(error, LedgerError):
+                report = write_report(ledger, run.id, directory)
+                error.add_note(f"report {report.html}")
+            raise
+        report = step("report", lambda: write_report(ledger, run.id, directory))
+        return read_outcome(ledger, run.id, report)
+    finally:
+        ledger.close()

@@ -1,0 +1,6 @@
+"""``python -m greenfly``."""
+
+from greenfly.cli import main
+
+if __name__ == "__main__":
+    main()

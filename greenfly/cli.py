@@ -1,0 +1,79 @@
+"""The ``greenfly`` command line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from greenfly.commands import audit, config, demo, flow, migrate, report, runs, snapshot, verify
+from greenfly.exit_codes import MEANING, ExitCode
+from integrity.version import __version__
+
+app = typer.Typer(
+    name="greenfly",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Move an application from Redis to Dragonfly, prove that nothing was lost, and be able to move it back.",
+    epilog="Exit codes: 0 done or PASS, 1 the sides differ, 2 usage, 3 inconclusive, 4 refused; "
+    "`greenfly exit-codes` lists all.",
+)
+app.command("migrate")(migrate.migrate)
+app.command("verify")(verify.verify)
+app.command("snapshot")(snapshot.snapshot)
+app.command("report")(report.report)
+app.command("demo")(demo.demo)
+app.add_typer(runs.app, name="runs")
+app.add_typer(flow.app, name="flow")
+app.add_typer(config.app, name="config")
+app.add_typer(audit.app, name="audit")
+
+
+@app.command("exit-codes")
+def exit_codes() -> None:
+    """List what every exit code means."""
+    for code, meaning in MEANING.items():
+        typer.echo(f"{int(code):>3}  {meaning}")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"greenfly {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    """Nothing but the version."""
+
+
+def _on_terminate(number: int, _frame: FrameType | None) -> None:
+    from integrity.errors import Interrupted
+
+    raise Interrupted(number)
+
+
+def main() -> None:
+    """Run the command line; ends the process with a code of :class:`~greenfly.exit_codes.ExitCode`."""
+    from integrity.errors import GreenflyError
+
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        app()
+    except GreenflyError as error:
+        from greenfly.console import print_error
+        from greenfly.exit_codes import exit_code_for
+
+        code = exit_code_for(error)
+        print_error(error, code, as_json="--json" in sys.argv)
+        sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)

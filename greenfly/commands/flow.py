@@ -1,0 +1,58 @@
+"""``greenfly flow …``: the same work as a Prefect flow."""
+
+from __future__ import annotations
+
+import typer
+
+from greenfly.commands import options as o
+from greenfly.commands.migrate import Conflict, Extra, TakeSnapshot
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The same work as a Prefect flow.")
+
+
+@app.callback()
+def root() -> None:
+    """The same work as a Prefect flow: on the server that PREFECT_API_URL names, else on an embedded one."""
+
+
+@app.command("migrate")
+def migrate(
+    source: o.Source = None,
+    target: o.Target = None,
+    conflict: Conflict = None,
+    take_snapshot: TakeSnapshot = None,
+    allow_extra: Extra = None,
+    databases: o.Databases = None,
+    label: o.Label = None,
+    source_password_file: o.SourcePasswordFile = None,
+    source_ca: o.SourceCa = None,
+    source_cert: o.SourceCert = None,
+    source_key: o.SourceKey = None,
+    target_password_file: o.TargetPasswordFile = None,
+    target_ca: o.TargetCa = None,
+    target_cert: o.TargetCert = None,
+    target_key: o.TargetKey = None,
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Migrate as a Prefect flow: each phase a task, the verdict an artifact."""
+    from greenfly.commands.finish import finish
+    from greenfly.console import make_progress
+    from greenfly.orchestrator import run_migrate_flow
+
+    loaded = o.load(
+        config,
+        state_dir,
+        {
+            "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
+            "target": o.endpoint_overrides(target, target_password_file, target_ca, target_cert, target_key),
+            "databases": databases,
+            "label": label,
+            "copy": o.without_empty({"conflict": conflict}),
+            "snapshot": o.without_empty({"enabled": take_snapshot}),
+            "verify": o.without_empty({"extra_keys": "allow" if allow_extra else None}),
+        },
+    )
+    finish(run_migrate_flow(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)

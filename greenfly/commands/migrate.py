@@ -1,0 +1,74 @@
+"""``greenfly migrate``"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from greenfly.commands import options as o
+
+Conflict = Annotated[
+    str | None,
+    typer.Option(
+        help="When the target already holds keys: fail (refuse to start), skip (keep its value), replace.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
+TakeSnapshot = Annotated[
+    bool | None,
+    typer.Option(
+        "--snapshot/--no-snapshot", help="Take a snapshot of the source first.", rich_help_panel=o.RUNNING
+    ),
+]
+Extra = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-extra", help="Keys that only the target has are exceptions.", rich_help_panel=o.RUNNING
+    ),
+]
+
+
+def migrate(
+    source: o.Source = None,
+    target: o.Target = None,
+    conflict: Conflict = None,
+    take_snapshot: TakeSnapshot = None,
+    allow_extra: Extra = None,
+    databases: o.Databases = None,
+    label: o.Label = None,
+    source_password_file: o.SourcePasswordFile = None,
+    source_ca: o.SourceCa = None,
+    source_cert: o.SourceCert = None,
+    source_key: o.SourceKey = None,
+    target_password_file: o.TargetPasswordFile = None,
+    target_ca: o.TargetCa = None,
+    target_cert: o.TargetCert = None,
+    target_key: o.TargetKey = None,
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Copy every key from source to target, then prove that both sides are equal.
+
+    Phases: check, snapshot, stream, verify, report. The source is only read.
+    """
+    from flows import sequence
+    from greenfly.commands.finish import finish
+    from greenfly.console import make_progress
+
+    loaded = o.load(
+        config,
+        state_dir,
+        {
+            "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
+            "target": o.endpoint_overrides(target, target_password_file, target_ca, target_cert, target_key),
+            "databases": databases,
+            "label": label,
+            "copy": o.without_empty({"conflict": conflict}),
+            "snapshot": o.without_empty({"enabled": take_snapshot}),
+            "verify": o.without_empty({"extra_keys": "allow" if allow_extra else None}),
+        },
+    )
+    finish(sequence.migrate(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)

@@ -1,0 +1,41 @@
+"""``greenfly report``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from greenfly.commands import options as o
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Run id, its beginning or ending, or latest.")],
+    output: Annotated[Path | None, typer.Option(help="Folder to write to (default: the run's own).")] = None,
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+) -> None:
+    """Write a run's report again: HTML, JSON and CSV, from the ledger alone."""
+    from greenfly.console import print_json
+    from integrity.ledger import open_ledger
+    from reports import write_report
+
+    settings = o.load(config, state_dir, {}).settings
+    ledger = open_ledger(settings)
+    try:
+        found = ledger.find_run(run)
+        files = write_report(ledger, found.id, output or settings.report_dir / found.id)
+    finally:
+        ledger.close()
+    if as_json:
+        print_json(
+            {
+                "run": found.id,
+                "report": {"html": str(files.html), "json": str(files.json), "csv": str(files.csv)},
+            }
+        )
+        return
+    for path in (files.html, files.json, files.csv):
+        typer.echo(path)

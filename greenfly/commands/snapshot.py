@@ -1,0 +1,35 @@
+"""``greenfly snapshot``"""
+
+from __future__ import annotations
+
+from greenfly.commands import options as o
+
+
+def snapshot(
+    source: o.Source = None,
+    databases: o.Databases = None,
+    label: o.Label = None,
+    source_password_file: o.SourcePasswordFile = None,
+    source_ca: o.SourceCa = None,
+    source_cert: o.SourceCert = None,
+    source_key: o.SourceKey = None,
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write the source into an RDB file, a Parquet manifest of checksums and a JSON header."""
+    from flows import sequence
+    from greenfly.commands.finish import finish
+    from greenfly.console import make_progress
+
+    loaded = o.load(
+        config,
+        state_dir,
+        {
+            "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
+            "databases": databases,
+            "label": label,
+        },
+    )
+    finish(sequence.snapshot(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)

@@ -1,0 +1,182 @@
+"""What people see: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from greenfly.exit_codes import ExitCode
+from integrity.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from flows.sequence import Outcome
+    from integrity.errors import GreenflyError
+
+_PLAIN_EVERY_SECONDS: Final = 5.0
+_LIVE_EVERY_SECONDS: Final = 0.1
+_BOLD, _RED, _GREEN, _YELLOW, _DIM, _RESET = (
+    "\x1b[1m",
+    "\x1b[31m",
+    "\x1b[32m",
+    "\x1b[33m",
+    "\x1b[2m",
+    "\x1b[0m",
+)
+
+
+def colour_wanted(is_terminal: bool) -> bool:
+    """Whether to use colours: on a terminal, unless NO_COLOR is set or it is a dumb one."""
+    return is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class LineProgress:
+    """Progress with rate and time left: one moving line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._every = _LIVE_EVERY_SECONDS if self._live else _PLAIN_EVERY_SECONDS
+        self._name = ""
+        self._expected = self._keys = self._bytes = 0
+        self._started = self._shown = 0.0
+
+    def phase(self, name: str, keys_expected: int) -> None:
+        """Begin a line."""
+        self._name, self._expected, self._keys, self._bytes = name, keys_expected, 0, 0
+        self._started = self._shown = monotonic()
+
+    def advance(self, keys: int, size: int) -> None:
+        """Count, and show now and then."""
+        self._keys += keys
+        self._bytes += size
+        now = monotonic()
+        if now - self._shown >= self._every:
+            self._shown = now
+            self._write(self._text(now), final=False)
+
+    def say(self, text: str) -> None:
+        """One line above the moving one."""
+        self._write(text, final=True)
+
+    def phase_ended(self) -> None:
+        """Finish the line."""
+        seconds = monotonic() - self._started
+        text = f"{self._name:<9} {seconds:6.1f} s"
+        if self._keys:
+            rate = self._keys / max(seconds, 1e-9)
+            text += f"  {self._keys:>12,} keys  {rate:>10,.0f} keys/s  {human_bytes(self._bytes):>10}"
+        self._write(text, final=True)
+
+    def _text(self, now: float) -> str:
+        seconds = max(now - self._started, 1e-9)
+        rate = self._keys / seconds
+        text = f"{self._name:<9} {self._keys:,}"
+        if self._expected:
+            share = min(1.0, self._keys / self._expected)
+            left = max(0, self._expected - self._keys) / rate if rate else 0.0
+            text += (
+                f" of {self._expected:,} keys ({share:.0%}), {rate:,.0f} keys/s, {human_seconds(left)} left"
+            )
+        else:
+            text += f" keys, {rate:,.0f} keys/s"
+        return text
+
+    def _write(self, text: str, *, final: bool) -> None:
+        if self._live:
+            sys.stderr.write(f"\r\x1b[2K{text}" + ("\n" if final else ""))
+        else:
+            sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """Progress on stderr, or none."""
+    return Silent() if quiet else LineProgress()
+
+
+def human_bytes(count: float) -> str:
+    """``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """``2 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=True) + "\n")
+
+
+def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> None:
+    """The result of a run on stdout."""
+    if as_json:
+        print_json(outcome.to_dict() | {"exit_code": int(exit_code)})
+        return
+    colour = colour_wanted(sys.stdout.isatty())
+    lines = [""]
+    if outcome.verdict is not None:
+        lines += [_verdict_line(outcome.verdict.value, outcome.reason or "", colour), ""]
+    lines += [f"  run       {outcome.run_id}", f"  source    {outcome.source}"]
+    if outcome.target:
+        lines.append(f"  target    {outcome.target} ({outcome.target_engine})")
+    for phase in outcome.phases:
+        if phase.keys:
+            rate = phase.keys / max(phase.seconds, 1e-9)
+            lines.append(
+                f"  {phase.name:<9} {phase.keys:,} keys, {human_bytes(phase.bytes)}, in {phase.seconds:.1f} s "
+                f"({rate:,.0f} keys/s)"
+            )
+    for state, classes in outcome.findings.items():
+        if classes:
+            named = ", ".join(f"{count:,} {name}" for name, count in sorted(classes.items()))
+            lines.append(f"  findings  {named} ({state})")
+    if outcome.snapshot:
+        lines.append(f"  snapshot  {outcome.snapshot}")
+    if outcome.report:
+        lines.append(f"  report    {outcome.report.html}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _verdict_line(verdict: str, reason: str, colour: bool) -> str:
+    if not colour:
+        return f"{verdict}: {reason}"
+    shade = {"PASS": _GREEN, "PASS WITH EXCEPTIONS": _YELLOW, "FAIL": _RED}.get(verdict, _YELLOW)
+    return f"{_BOLD}{shade}{verdict}{_RESET}: {reason}"
+
+
+def print_error(error: GreenflyError, exit_code: ExitCode, *, as_json: bool) -> None:
+    """An error on stderr; with ``--json`` also as an object on stdout."""
+    notes = dict(note.split(" ", 1) for note in getattr(error, "__notes__", []) if " " in note)
+    if as_json:
+        print_json(
+            {
+                "error": {"kind": type(error).__name__, "problem": error.problem, "remedy": error.remedy},
+                "run": notes.get("run"),
+                "report": notes.get("report"),
+                "exit_code": int(exit_code),
+            }
+        )
+    colour = colour_wanted(sys.stderr.isatty())
+    head = f"{_BOLD}{_RED}error{_RESET}" if colour else "error"
+    lines = [f"{head}: {error.problem}"]
+    if error.remedy:
+        lines.append(f"  what to do: {error.remedy}")
+    if "run" in notes:
+        lines.append(f"  recorded as run {notes['run']} (exit code {int(exit_code)})")
+    if "report" in notes:
+        lines.append(f"  report: {notes['report']}")
+    sys.stderr.write("\n".join(lines) + "\n")

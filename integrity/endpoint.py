@@ -1,0 +1,208 @@
+"""One Redis-compatible server: how to reach it, who it is, and what it can do (probed, never guessed)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from pydantic import SecretStr
+
+from integrity.address import Address, parse_address
+from integrity.errors import ConfigurationError, ProtocolError, Refused, Role, ServerNotReady, ServerReadOnly
+from integrity.settings import EndpointSettings
+from integrity.wire import Connection, ErrorReply, Target, TlsFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a server is, at one moment."""
+
+    address: str
+    """Masked address."""
+    engine: str
+    """``redis``, ``valkey`` or ``dragonfly``."""
+    version: str
+    run_id: str
+    """Changes with every start of the server; cursors and checkpoints are void under another one."""
+    role: str
+    """``master`` or ``replica``."""
+    mode: str
+    """``standalone``, ``cluster`` or ``sentinel``."""
+    used_memory: int
+    """Bytes."""
+    max_memory: int
+    """Bytes; 0 is no limit."""
+    databases: dict[int, int]
+    """Database number → keys, only those that hold any."""
+    has_pexpiretime: bool
+    """Whether the server tells absolute expiries (Redis ≥ 7.0, Dragonfly); else PTTL and its clock are used."""
+    observed_at: datetime
+
+    @property
+    def keys(self) -> int:
+        """Keys in all databases, expired ones that linger included."""
+        return sum(self.databases.values())
+
+    @property
+    def title(self) -> str:
+        """For people: ``Redis 7.0.15``."""
+        return f"{self.engine.capitalize()} {self.version}"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        facts = asdict(self)
+        facts["databases"] = {str(number): keys for number, keys in self.databases.items()}
+        facts["observed_at"] = self.observed_at.isoformat()
+        return facts
+
+
+class Endpoint:
+    """A server in one role.  ``str()`` masks secrets."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.role: Role = target.role
+
+    def __str__(self) -> str:
+        return str(self.target.address)
+
+    @property
+    def address(self) -> Address:
+        """The parsed URL."""
+        return self.target.address
+
+    @classmethod
+    def from_settings(cls, role: Role, settings: EndpointSettings) -> Endpoint:
+        """Build from settings.
+
+        :raises ConfigurationError: no URL, a wrong URL, or a password file that cannot be read.
+        """
+        if settings.url is None:
+            raise ConfigurationError(
+                f"No {role} is set.",
+                f"Give --{role} URL, GREENFLY_{role.upper()}__URL, or [{role}] url in greenfly.toml.",
+            )
+        address = parse_address(settings.url.get_secret_value(), f"{role}.url")
+        password = address.password
+        if password is None and isinstance(settings.password, SecretStr):
+            password = settings.password.get_secret_value()
+        if password is None and settings.password_file is not None:
+            try:
+                password = settings.password_file.read_text("utf-8").split("\n", 1)[0].rstrip("\r")
+            except (OSError, UnicodeDecodeError) as error:
+                detail = error.strerror if isinstance(error, OSError) else "not UTF-8"
+                raise ConfigurationError(
+                    f"{role}.password_file {settings.password_file} cannot be read ({detail}).",
+                    "Check path and rights.",
+                ) from error
+        return cls(
+            Target(
+                role=role,
+                address=address,
+                username=address.username or settings.username,
+                password=password,
+                tls=TlsFiles(
+                    settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file, settings.tls_verify
+                ),
+                connect_timeout=settings.connect_timeout,
+                io_timeout=settings.io_timeout,
+            )
+        )
+
+    def connect(self, purpose: str, database: int = 0) -> Connection:
+        """Open a connection named ``greenfly:<purpose>``, visible in CLIENT LIST."""
+        return Connection(self.target, name=f"greenfly:{purpose}", database=database)
+
+    def identify(self) -> Identity:
+        """Ask the server who it is.
+
+        :raises ServerNotReady: it is loading its dataset.
+        :raises Refused: it is a sentinel or a cluster node.
+        """
+        with self.connect("check") as connection:
+            info = read_info(connection)
+            if info.get("loading", "0") != "0":
+                raise ServerNotReady(
+                    self.role,
+                    str(self),
+                    "is still loading its dataset.",
+                    "Wait until it has loaded, then start again.",
+                )
+            probe = connection.exchange([b"*2\r\n$11\r\nPEXPIRETIME\r\n$14\r\ngreenfly:probe\r\n"])[0]
+            if isinstance(probe, ErrorReply) and "unknown command" not in str(probe).lower():
+                raise connection.error_for(probe, "PEXPIRETIME")
+        engine, version = _engine(info)
+        identity = Identity(
+            address=str(self),
+            engine=engine,
+            version=version,
+            run_id=info.get("run_id") or info.get("master_replid", ""),
+            role="master" if info.get("role", "master") == "master" else "replica",
+            mode="cluster" if info.get("cluster_enabled") == "1" else info.get("redis_mode", "standalone"),
+            used_memory=_number(info.get("used_memory")),
+            max_memory=_number(info.get("maxmemory")),
+            databases=_keyspace(info),
+            has_pexpiretime=isinstance(probe, int),
+            observed_at=datetime.now(UTC),
+        )
+        if identity.mode == "sentinel":
+            raise Refused(
+                f"{self.role.capitalize()} {self} is a Sentinel, which holds no data.",
+                "Give the master's own address.",
+            )
+        if identity.mode == "cluster" and info.get("cluster_enabled") == "1":
+            raise Refused(
+                f"{self.role.capitalize()} {self} is a node of a Redis Cluster, which holds only a part of the keys.",
+                "This version moves standalone servers; clusters are not supported yet.",
+            )
+        return identity
+
+    def require_writable(self) -> None:
+        """Try a write that changes nothing (DEL of a key that no one has).
+
+        :raises ServerReadOnly: a read-only replica.
+        :raises PermissionRefused: the user may not write.
+        """
+        with self.connect("check") as connection:
+            info = read_info(connection, b"replication")
+            if info.get("role") == "slave" and info.get("slave_read_only", "1") == "1":
+                raise ServerReadOnly(
+                    self.role,
+                    str(self),
+                    "is a read-only replica.",
+                    "Point to its master, or promote it first.",
+                )
+            connection.command(b"DEL", b"greenfly:probe")
+
+
+def read_info(connection: Connection, section: bytes | None = None) -> dict[str, str]:
+    """INFO as a flat table."""
+    reply = connection.command(b"INFO", section) if section else connection.command(b"INFO")
+    if not isinstance(reply, bytes):
+        raise ProtocolError(
+            connection.role, connection.where, "INFO is no text.", "Check that this is a Redis server."
+        )
+    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in lines if colon and not name.startswith("#")}
+
+
+def _engine(info: dict[str, str]) -> tuple[str, str]:
+    for engine in ("dragonfly", "valkey"):
+        if version := info.get(f"{engine}_version"):
+            return engine, version.removeprefix("df-").removeprefix("v")
+    return "redis", info.get("redis_version", "unknown")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def _keyspace(info: dict[str, str]) -> dict[int, int]:
+    databases = {}
+    for name, value in info.items():
+        number = name.removeprefix("db")
+        if name.startswith("db") and number.isdecimal() and value.startswith("keys="):
+            keys = _number(value.removeprefix("keys=").split(",", 1)[0])
+            if keys:
+                databases[int(number)] = keys
+    return dict(sorted(databases.items()))

@@ -1,0 +1,113 @@
+"""The exception tree.  Every error Greenfly raises on purpose derives from :class:`GreenflyError`.
+
+::
+
+    GreenflyError
+    ├── ConfigurationError           settings, URLs, flags                                (exit 2)
+    ├── Refused                      a gate or precondition said no                       (exit 4)
+    ├── LedgerError                  the state folder or the ledger cannot be used        (exit 5)
+    ├── ArtifactError                a snapshot file is missing, damaged or unknown       (exit 6)
+    ├── Interrupted                  Ctrl-C or SIGTERM, after the ledger was closed       (exit 130/143)
+    └── ServerError                  one server, by role and masked address
+        ├── ServerUnreachable        no TCP or unix connection, name not resolved, lost   (exit x0)
+        ├── AuthenticationFailed     wrong user or password, or none given                (exit x1)
+        ├── TlsFailed                handshake or certificate refused, TLS mismatch       (exit x2)
+        ├── ServerNotReady           still loading, or replica without its master         (exit x3)
+        ├── PermissionRefused        the user lacks the right to run a command            (exit x4)
+        ├── ServerFull               out of memory                                        (exit x5)
+        ├── ServerReadOnly           a read-only replica, or writes refused               (exit x6)
+        └── ProtocolError            an answer that is not understood                     (exit x9)
+
+``x`` is 1 for the source and 2 for the target; :mod:`greenfly.exit_codes` holds the table that people read.
+Every error carries what happened (:attr:`~GreenflyError.problem`) and what to do (:attr:`~GreenflyError.remedy`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Role = Literal["source", "target", "server"]
+
+
+class GreenflyError(Exception):
+    """Base of the tree: one sentence about what happened, one about what to do."""
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}".strip()
+
+
+class ConfigurationError(GreenflyError):
+    """A setting, URL or flag that cannot be used."""
+
+
+class Refused(GreenflyError):
+    """A precondition does not hold; nothing was written to any server."""
+
+
+class LedgerError(GreenflyError):
+    """The state folder or the ledger database cannot be used."""
+
+
+class ArtifactError(GreenflyError):
+    """A snapshot artifact is missing, damaged, or of an unknown format."""
+
+
+class Interrupted(GreenflyError):
+    """The run was stopped from outside; the ledger is closed and consistent."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(
+            f"Stopped by signal {signal_number}.",
+            "The ledger is closed; what was copied stays on the target.",
+        )
+        self.signal_number = signal_number
+
+
+class ServerError(GreenflyError):
+    """Something about one server.
+
+    :param role: which side the server plays in this run.
+    :param address: the masked address; never carries a password.
+    """
+
+    def __init__(self, role: Role, address: str, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{role.capitalize()} {address}: {problem}", remedy)
+        self.role: Role = role
+        self.address = address
+
+
+class ServerUnreachable(ServerError):
+    """No connection, or a connection lost and not regained."""
+
+
+class AuthenticationFailed(ServerError):
+    """The server refused the user or password, or wants one and got none."""
+
+
+class TlsFailed(ServerError):
+    """The TLS handshake failed, or one side speaks TLS and the other does not."""
+
+
+class ServerNotReady(ServerError):
+    """The server is loading its dataset or waits for its master."""
+
+
+class PermissionRefused(ServerError):
+    """The user may not run a command that the run needs."""
+
+
+class ServerFull(ServerError):
+    """The server is out of memory for new data."""
+
+
+class ServerReadOnly(ServerError):
+    """The server refuses writes."""
+
+
+class ProtocolError(ServerError):
+    """An answer outside what this version of Greenfly understands."""

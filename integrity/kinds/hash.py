@@ -1,0 +1,50 @@
+"""Hashes.  Canonical form: the sum of the digests of (length-prefixed field, value), with the count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xxhash import xxh3_128_intdigest
+
+from integrity.checksum import digest_unordered
+from integrity.kinds.base import MalformedReply, elements_of
+from integrity.wire import Reply
+
+
+def _pair_digests(flat: list[bytes]) -> Iterator[int]:
+    items = iter(flat)
+    for field, value in zip(items, items, strict=True):
+        yield xxh3_128_intdigest(b"%d:%b%b" % (len(field), field, value))
+
+
+class HashKind:
+    """``hash``"""
+
+    name = "hash"
+
+    def read(self, key: bytes) -> bytes:
+        return b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n" % (len(key), key)
+
+    def digest(self, reply: Reply) -> bytes:
+        if not isinstance(reply, list) or len(reply) % 2:
+            raise MalformedReply("HGETALL is no list of pairs")
+        try:
+            return digest_unordered(b"H", _pair_digests(reply), len(reply) // 2)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise MalformedReply("HGETALL is no list of strings") from error
+
+    def size(self, reply: Reply) -> int:
+        return len(reply) // 2 if isinstance(reply, list) else 0
+
+    def difference(self, source: Reply, target: Reply) -> str:
+        left, right = _table(source), _table(target)
+        changed = sum(1 for field, value in left.items() if field in right and right[field] != value)
+        return (
+            f"{changed:,} fields with another value, {len(left.keys() - right.keys()):,} only on the source, "
+            f"{len(right.keys() - left.keys()):,} only on the target"
+        )
+
+
+def _table(reply: Reply) -> dict[bytes, bytes]:
+    items = iter(elements_of(reply))
+    return dict(zip(items, items, strict=True))

@@ -1,0 +1,60 @@
+"""Sorted sets.  Canonical form: the sum of the digests of (score as IEEE-754 bits, member), with the count.
+
+Scores are compared as numbers: their text differs between versions.  −0 counts as 0, because Dragonfly answers 0 for
+it and some Redis encodings drop the sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+from xxhash import xxh3_128_intdigest
+
+from integrity.checksum import digest_unordered
+from integrity.kinds.base import MalformedReply, elements_of
+from integrity.wire import Reply
+
+_double = Struct("<d").pack
+
+
+def _pair_digests(flat: list[bytes]) -> Iterator[int]:
+    items = iter(flat)
+    for member, score in zip(items, items, strict=True):
+        yield xxh3_128_intdigest(_double(float(score) + 0.0) + member)
+
+
+class SortedSetKind:
+    """``zset``"""
+
+    name = "zset"
+
+    def read(self, key: bytes) -> bytes:
+        return b"*5\r\n$6\r\nZRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$2\r\n-1\r\n$10\r\nWITHSCORES\r\n" % (
+            len(key),
+            key,
+        )
+
+    def digest(self, reply: Reply) -> bytes:
+        if not isinstance(reply, list) or len(reply) % 2:
+            raise MalformedReply("ZRANGE WITHSCORES is no list of pairs")
+        try:
+            return digest_unordered(b"Z", _pair_digests(reply), len(reply) // 2)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise MalformedReply("ZRANGE WITHSCORES is no list of members and scores") from error
+
+    def size(self, reply: Reply) -> int:
+        return len(reply) // 2 if isinstance(reply, list) else 0
+
+    def difference(self, source: Reply, target: Reply) -> str:
+        left, right = _table(source), _table(target)
+        changed = [m for m, score in left.items() if m in right and right[m] != score]
+        return (
+            f"{len(changed):,} members with another score, {len(left.keys() - right.keys()):,} only on the source, "
+            f"{len(right.keys() - left.keys()):,} only on the target"
+        )
+
+
+def _table(reply: Reply) -> dict[bytes, float]:
+    items = iter(elements_of(reply))
+    return {member: float(score) for member, score in zip(items, items, strict=True)}

@@ -1,0 +1,335 @@
+"""The ledger's tables.
+
+A *run* has *phases*; a phase has *checkpoints* (one per key range, moved after every acknowledged batch), *tallies*
+(keys and bytes by database and kind) and *measurements* (progress over time).  *Findings* are keys that differ, and
+how.  *Artifacts* are files a run wrote.  *Events* are append-only and hash-chained (:mod:`integrity.ledger.audit`).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes on every database; SQLite itself hands back naive ones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive values; store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("the ledger takes aware datetimes only")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Hand back UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class RunKind(StrEnum):
+    """What a run was started to do."""
+
+    MIGRATE = "migrate"
+    VERIFY = "verify"
+    SNAPSHOT = "snapshot"
+
+
+class RunState(StrEnum):
+    """How far a run is.  ``finished`` says nothing about the verdict."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    """It ended with an error; the verdict is INCONCLUSIVE where one was due."""
+    INTERRUPTED = "interrupted"
+
+
+class PhaseName(StrEnum):
+    """The phases of a run, in order."""
+
+    CHECK = "check"
+    SNAPSHOT = "snapshot"
+    STREAM = "stream"
+    VERIFY = "verify"
+    REPORT = "report"
+
+
+class PhaseState(StrEnum):
+    """How far a phase is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Verdict(StrEnum):
+    """What a verification concluded."""
+
+    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
+    PASS_WITH_EXCEPTIONS = "PASS WITH EXCEPTIONS"  # noqa: S105
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class FindingClass(StrEnum):
+    """How a key differs.  One key can have several findings."""
+
+    MISSING = "missing"
+    """The target does not have it."""
+    EXTRA = "extra"
+    """Only the target has it."""
+    TYPE = "type"
+    VALUE = "value"
+    EXPIRY = "expiry"
+    REFUSED = "refused"
+    """The target did not accept the key's payload during the copy."""
+    SKIPPED = "skipped"
+    """The conflict policy kept the target's value."""
+    UNREADABLE = "unreadable"
+    """A side could not be read, or the type is not known; the key was not compared."""
+
+
+class FindingState(StrEnum):
+    """Whether a finding counts."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    """A later look found the key equal; kept for the record."""
+    EXCEPTION = "exception"
+    """Covered by a rule the operator set."""
+
+
+def _values(kind: type[StrEnum]) -> list[str]:
+    return [member.value for member in kind]
+
+
+def _enum(kind: type[StrEnum]) -> Enum:
+    return Enum(kind, native_enum=False, create_constraint=False, length=32, values_callable=_values)
+
+
+class Base(DeclarativeBase):
+    """Declarative base; constraint names are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's own protocol)
+        datetime: UtcDateTime(),
+        bytes: LargeBinary(),
+        dict[str, object]: JSON(),
+        RunKind: _enum(RunKind),
+        RunState: _enum(RunState),
+        PhaseName: _enum(PhaseName),
+        PhaseState: _enum(PhaseState),
+        Verdict: _enum(Verdict),
+        FindingClass: _enum(FindingClass),
+        FindingState: _enum(FindingState),
+    }
+
+
+# SQLite numbers rows by itself only for INTEGER primary keys.
+_BigId = BigInteger().with_variant(Integer(), "sqlite")
+RowId = Annotated[int, mapped_column(_BigId, primary_key=True, autoincrement=True)]
+RunId = Annotated[str, mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))]
+Big = Annotated[int, mapped_column(BigInteger)]
+
+
+class Run(Base):
+    """One attempt, with an id."""
+
+    __tablename__ = "run"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[RunKind]
+    state: Mapped[RunState]
+    verdict: Mapped[Verdict | None]
+    reason: Mapped[str | None] = mapped_column(Text)
+    """Why the verdict, in one or two sentences."""
+    label: Mapped[str | None] = mapped_column(String(200))
+    version: Mapped[str] = mapped_column(String(40))
+    operator: Mapped[str] = mapped_column(String(200))
+    host: Mapped[str] = mapped_column(String(255))
+    checksum_definition: Mapped[str] = mapped_column(String(80))
+    source_address: Mapped[str | None] = mapped_column(String(500))
+    target_address: Mapped[str | None] = mapped_column(String(500))
+    source: Mapped[dict[str, object] | None]
+    """The source's identity as the check phase saw it."""
+    target: Mapped[dict[str, object] | None]
+    settings: Mapped[dict[str, object]]
+    """Effective settings, secrets masked."""
+    flow_run_id: Mapped[str | None] = mapped_column(String(64))
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
+    error_kind: Mapped[str | None] = mapped_column(String(80))
+    error: Mapped[str | None] = mapped_column(Text)
+    lease_owner: Mapped[str] = mapped_column(String(300))
+    lease_until: Mapped[datetime]
+
+
+class Phase(Base):
+    """One phase of a run."""
+
+    __tablename__ = "phase"
+    __table_args__ = (UniqueConstraint("run_id", "name"),)
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId]
+    name: Mapped[PhaseName]
+    state: Mapped[PhaseState]
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    keys_expected: Mapped[Big]
+    keys: Mapped[Big]
+    bytes: Mapped[Big]
+    detail: Mapped[dict[str, object]]
+    """What the phase has to tell beyond keys and bytes; documented in ``docs/ledger.md``."""
+
+
+class Checkpoint(Base):
+    """How far one range of one phase is; moved after every acknowledged batch."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (UniqueConstraint("run_id", "phase", "database", "range_index"),)
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId]
+    phase: Mapped[PhaseName]
+    database: Mapped[int]
+    range_index: Mapped[int]
+    range_count: Mapped[int]
+    source_run_id: Mapped[str] = mapped_column(String(64))
+    """The cursor is void under another one."""
+    cursor: Mapped[str] = mapped_column(String(24))
+    """SCAN cursor from which the range goes on; everything before it is acknowledged."""
+    batches: Mapped[Big]
+    keys: Mapped[Big]
+    bytes: Mapped[Big]
+    done: Mapped[bool]
+    updated_at: Mapped[datetime]
+
+
+class Tally(Base):
+    """Keys and bytes of one phase by database and kind."""
+
+    __tablename__ = "tally"
+    __table_args__ = (UniqueConstraint("run_id", "phase", "database", "kind"),)
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId]
+    phase: Mapped[PhaseName]
+    database: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(40))
+    keys: Mapped[Big]
+    bytes: Mapped[Big]
+
+
+class Measurement(Base):
+    """Progress at one moment."""
+
+    __tablename__ = "measurement"
+    __table_args__ = (Index(None, "run_id", "phase"),)
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId]
+    phase: Mapped[PhaseName]
+    at: Mapped[datetime]
+    keys: Mapped[Big]
+    """Since the phase began."""
+    bytes: Mapped[Big]
+
+
+class Finding(Base):
+    """One key that differs, and how."""
+
+    __tablename__ = "finding"
+    __table_args__ = (
+        Index(None, "run_id", "state", "finding_class"),
+        UniqueConstraint("run_id", "database", "key_digest", "finding_class"),
+    )
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId]
+    phase: Mapped[PhaseName]
+    finding_class: Mapped[FindingClass]
+    state: Mapped[FindingState]
+    database: Mapped[int]
+    key: Mapped[bytes]
+    key_digest: Mapped[bytes] = mapped_column(LargeBinary(16))
+    """XXH3-128 of the key; keys can be longer than a database index allows."""
+    source_kind: Mapped[str | None] = mapped_column(String(80))
+    target_kind: Mapped[str | None] = mapped_column(String(80))
+    source_digest: Mapped[bytes | None]
+    target_digest: Mapped[bytes | None]
+    source_expiry_ms: Mapped[Big | None]
+    """Absolute, milliseconds since 1970; −1 for none, null where the side has not the key."""
+    target_expiry_ms: Mapped[Big | None]
+    source_size: Mapped[Big | None]
+    """Bytes of a string, elements of everything else."""
+    target_size: Mapped[Big | None]
+    detail: Mapped[str] = mapped_column(Text)
+    first_seen_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    times_seen: Mapped[int]
+
+
+class Artifact(Base):
+    """A file that a run wrote."""
+
+    __tablename__ = "artifact"
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId] = mapped_column(index=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    """``rdb``, ``manifest``, ``header``, ``report-html``, ``report-json``."""
+    path: Mapped[str] = mapped_column(Text)
+    size: Mapped[Big]
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+
+class Event(Base):
+    """One audit event; append-only."""
+
+    __tablename__ = "event"
+
+    sequence: Mapped[int] = mapped_column(_BigId, primary_key=True, autoincrement=False)
+    run_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    at: Mapped[str] = mapped_column(String(40))
+    """ISO 8601 text, kept as it was hashed."""
+    actor: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(80))
+    payload: Mapped[str] = mapped_column(Text)
+    """Canonical JSON, kept as it was hashed."""
+    previous_hash: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,333 @@
+"""Settings: ``greenfly.toml``, then ``GREENFLY_*`` variables, then flags, in rising order.
+
+Nested names use a double underscore: ``GREENFLY_SOURCE__URL``, ``GREENFLY_COPY__BATCH_KEYS``.  An unknown name is an
+error, not a silence.  Secrets are :class:`~pydantic.SecretStr` and print as stars.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from platformdirs import user_state_path
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from integrity.errors import ConfigurationError
+
+CONFIG_FILE_VARIABLE = "GREENFLY_CONFIG"
+DEFAULT_CONFIG_FILE = Path("greenfly.toml")
+
+Overrides = Mapping[str, object]
+"""Nested plain values, as a TOML table has them: ``{"source": {"url": "redis://…"}}``."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ConflictPolicy(StrEnum):
+    """What to do when the target already holds a key."""
+
+    FAIL = "fail"
+    """Refuse to start on a target that holds any key (the default)."""
+    SKIP = "skip"
+    """Keep the target's value and record the key as skipped."""
+    REPLACE = "replace"
+    """Overwrite the target's value."""
+
+
+class ExtraPolicy(StrEnum):
+    """How a key that only the target has counts."""
+
+    FAIL = "fail"
+    ALLOW = "allow"
+    """Listed as an exception; the verdict can be PASS WITH EXCEPTIONS."""
+
+
+class EndpointSettings(_Section):
+    """How to reach one server.  User and password: URL, then ``username``/``password``, then ``password_file``."""
+
+    url: SecretStr | None = Field(None, description="redis://, rediss:// or unix:// URL")
+    username: str | None = Field(None, description="user, if not in the URL")
+    password: SecretStr | None = Field(None, description="password, if not in the URL")
+    password_file: Path | None = Field(None, description="file whose first line is the password")
+    tls_ca_file: Path | None = Field(None, description="CA certificates (PEM); the system's by default")
+    tls_cert_file: Path | None = Field(None, description="client certificate (PEM)")
+    tls_key_file: Path | None = Field(None, description="client key (PEM)")
+    tls_verify: bool = Field(True, description="verify the server's certificate and host name")
+    connect_timeout: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="seconds to wait for a connection"
+    )
+    io_timeout: Annotated[float, Field(gt=0)] = Field(30.0, description="seconds to wait for one answer")
+
+
+class CopySettings(_Section):
+    """How keys are streamed."""
+
+    batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(
+        500, description="keys per pipelined batch; Dragonfly stops reading when thousands are in flight"
+    )
+    batch_bytes: Annotated[int, Field(ge=64 * 1024)] = Field(
+        4 * 1024 * 1024, description="bytes one batch aims at; the batch shrinks when values are larger"
+    )
+    conflict: ConflictPolicy = Field(
+        ConflictPolicy.FAIL, description="fail, skip or replace on an existing target key"
+    )
+
+
+class SnapshotSettings(_Section):
+    """The snapshot artifact taken before the copy."""
+
+    enabled: bool = Field(True, description="take a snapshot of the source before streaming")
+    directory: Path | None = Field(None, description="where snapshots go; <state_dir>/snapshots by default")
+    batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(
+        200, description="keys read in one MULTI/EXEC, which blocks the source for about 8 µs per key"
+    )
+
+
+class VerifySettings(_Section):
+    """How both sides are compared."""
+
+    batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(500, description="keys per pipelined batch")
+    batch_bytes: Annotated[int, Field(ge=64 * 1024)] = Field(
+        4 * 1024 * 1024, description="bytes one batch aims at"
+    )
+    expiry_tolerance_ms: Annotated[int, Field(ge=0)] = Field(
+        1000,
+        description="how far apart two absolute expiries may be and still count as equal, in milliseconds",
+    )
+    rechecks: Annotated[int, Field(ge=1, le=100)] = Field(
+        2, description="how often a difference is re-read before it counts"
+    )
+    recheck_delay: Annotated[float, Field(ge=0)] = Field(0.5, description="seconds between two re-reads")
+    extra_keys: ExtraPolicy = Field(
+        ExtraPolicy.FAIL, description="fail or allow keys that only the target has"
+    )
+
+
+def default_state_dir() -> Path:
+    """The folder of the ledger, snapshots and reports when none is set (the user's state folder)."""
+    return user_state_path("greenfly")
+
+
+class Settings(BaseSettings):
+    """Everything a run needs to know, frozen."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="GREENFLY_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    source: EndpointSettings = EndpointSettings()
+    target: EndpointSettings = EndpointSettings()
+    databases: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] | None = Field(
+        None, description="only these databases; all that hold keys by default"
+    )
+    copying: CopySettings = Field(CopySettings(), alias="copy")
+    snapshot: SnapshotSettings = SnapshotSettings()
+    verify: VerifySettings = VerifySettings()
+    state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
+    ledger_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL; SQLite in the state folder by default"
+    )
+    label: str | None = Field(None, max_length=200, description="free text kept with the run")
+    lease_seconds: Annotated[float, Field(ge=5)] = Field(
+        30.0, description="how long a silent process owns its run"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """All layers are merged by :func:`load_settings`, which also knows where each value came from."""
+        return (init_settings,)
+
+    @property
+    def snapshot_dir(self) -> Path:
+        """The folder that holds one folder per snapshot."""
+        return self.snapshot.directory or self.state_dir / "snapshots"
+
+    @property
+    def report_dir(self) -> Path:
+        """The folder that holds one folder per run's report."""
+        return self.state_dir / "reports"
+
+
+Origin = Literal["default", "file", "environment", "flag"]
+
+
+class LoadedSettings(BaseModel):
+    """The effective settings and where each value that is not a default came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    settings: Settings
+    origins: dict[str, str]
+    """Dotted name → ``file greenfly.toml``, ``environment GREENFLY_…`` or ``flag``."""
+
+
+def config_path(explicit: Path | None = None) -> Path | None:
+    """The configuration file in force: the flag, then ``GREENFLY_CONFIG``, then ``greenfly.toml`` if it is there.
+
+    :raises ConfigurationError: a file that was named does not exist.
+    """
+    named = explicit or (
+        Path(os.environ[CONFIG_FILE_VARIABLE]) if os.environ.get(CONFIG_FILE_VARIABLE) else None
+    )
+    if named is not None:
+        if not named.is_file():
+            raise ConfigurationError(
+                f"The configuration file {named} does not exist.", "Name an existing TOML file."
+            )
+        return named
+    return DEFAULT_CONFIG_FILE if DEFAULT_CONFIG_FILE.is_file() else None
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not valid TOML: {error}.", "Correct the file.") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.", "Check its rights.") from error
+
+
+_LISTS = frozenset({"databases"})
+
+
+def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
+    """Nested values from ``GREENFLY_A__B`` variables, and the variable each dotted name came from.
+
+    Variables of the test suite (``GREENFLY_TEST_…``) and those that are not settings are passed over by name.
+    """
+    values: dict[str, object] = {}
+    names: dict[str, str] = {}
+    passed_over = (CONFIG_FILE_VARIABLE, "GREENFLY_REQUIRE_SERVERS", "GREENFLY_JSON")
+    for variable, text in environ.items():
+        if (
+            not variable.startswith("GREENFLY_")
+            or variable in passed_over
+            or variable.startswith("GREENFLY_TEST_")
+        ):
+            continue
+        path = variable.removeprefix("GREENFLY_").lower().split("__")
+        table = values
+        for part in path[:-1]:
+            inner = table.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigurationError(
+                    f"{variable} contradicts another variable.", "Remove one of the two."
+                )
+            table = inner
+        dotted = ".".join(path)
+        table[path[-1]] = [part.strip() for part in text.split(",")] if dotted in _LISTS else text
+        names[dotted] = variable
+    return values, names
+
+
+def _merge(base: dict[str, object], over: Mapping[str, object]) -> None:
+    for name, value in over.items():
+        existing = base.get(name)
+        if isinstance(existing, dict) and isinstance(value, Mapping):
+            _merge(existing, value)
+        else:
+            base[name] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _dotted(values: Mapping[str, object], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            names += _dotted(value, f"{prefix}{name}.")
+        else:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def load_settings(
+    overrides: Overrides | None = None,
+    *,
+    config_file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> LoadedSettings:
+    """Merge file, environment and *overrides* (flags), in rising order.
+
+    :param overrides: nested plain values, usually from command-line flags; ``None`` leaves out.
+    :raises ConfigurationError: an unknown name or a value that does not fit, with the place it came from.
+    """
+    origins: dict[str, str] = {}
+    merged: dict[str, object] = {}
+    path = config_path(config_file)
+    if path is not None:
+        table = _read_toml(path)
+        _merge(merged, table)
+        origins |= dict.fromkeys(_dotted(table), f"file {path}")
+    from_environment, variables = _read_environment(os.environ if environ is None else environ)
+    _merge(merged, from_environment)
+    origins |= {name: f"environment {variable}" for name, variable in variables.items()}
+    if overrides:
+        _merge(merged, overrides)
+        origins |= dict.fromkeys(_dotted(overrides), "flag")
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(
+            _explain(error, origins), "See `greenfly config show` for every name."
+        ) from None
+    return LoadedSettings(settings=settings, origins=origins)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """One sentence per problem; never repeats an input value, which might be a secret."""
+    parts = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+        name = ".".join(str(part) for part in problem["loc"])
+        place = next((o for n, o in origins.items() if name == n or name.startswith(n + ".")), "")
+        said = (
+            "is not a known setting"
+            if problem["type"] == "extra_forbidden"
+            else f"is wrong: {problem['msg']}"
+        )
+        parts.append(f"{name or 'settings'}{f' ({place})' if place else ''} {said}.")
+    return " ".join(parts)
+
+
+MASK = "********"
+
+
+def public_view(settings: Settings) -> dict[str, object]:
+    """The settings as plain JSON values with every secret masked; fit for the ledger and a report."""
+    from integrity.address import mask_url
+
+    def plain(value: object) -> object:
+        match value:
+            case BaseModel():
+                names = type(value).model_fields
+                return {(names[n].alias or n): plain(getattr(value, n)) for n in names}
+            case SecretStr():
+                text = value.get_secret_value()
+                return mask_url(text) if "://" in text else MASK
+            case Path() | StrEnum():
+                return str(value)
+            case tuple():
+                return [plain(item) for item in value]
+            case _:
+                return value
+
+    view = plain(settings)
+    if not isinstance(view, dict):
+        raise TypeError("settings are a table")
+    return view

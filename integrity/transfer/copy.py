@@ -1,0 +1,279 @@
+"""Copy: DUMP and absolute expiry from the source, RESTORE on the target, both busy at the same time.
+
+One batch's payloads go to the target while the next batch's arrive from the source.  A batch counts only when the
+target has acknowledged every key of it; only then does its checkpoint move, so a process that dies repeats at most
+the batches in flight, and repeating one is harmless because each write replaces the whole key.
+
+How a key is written depends on what a failure would destroy:
+
+* target checked empty (policy ``fail``), or Redis and Valkey: ``RESTORE … REPLACE``; they parse before they replace.
+* policy ``skip``: ``RESTORE`` without REPLACE; BUSYKEY leaves the target's value and records the key as skipped.
+* policy ``replace`` on any other engine: to a temporary key, then RENAME.  Dragonfly deletes the old value *before* it
+  parses the new one, and does not bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import (
+    AuthenticationFailed,
+    PermissionRefused,
+    ServerError,
+    ServerFull,
+    ServerNotReady,
+    ServerReadOnly,
+)
+from integrity.expiry import NO_KEY, TIME_COMMAND, clock_ms, expiry_prefix
+from integrity.keyspace import Commands, KeyspaceReader, Page, memory_usage_known
+from integrity.ledger.models import FindingClass, FindingState
+from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.settings import ConflictPolicy, CopySettings
+from integrity.transfer.payload import KIND_BY_RDB_TYPE
+from integrity.wire import Connection, ErrorReply, Reply, pack
+
+TEMPORARY_PREFIX: Final = b"greenfly:tmp:"
+_REPLACE: Final = b"$7\r\nREPLACE\r\n"
+_PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
+_ENDS_THE_RUN: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
+
+
+@dataclass(slots=True)
+class CopyTotals:
+    """What one copy did, growing while it runs."""
+
+    written: int = 0
+    skipped: int = 0
+    refused: int = 0
+    vanished: int = 0
+    """Keys that expired or were deleted on the source between SCAN and DUMP."""
+    batches: int = 0
+    size: int = 0
+    """Payload bytes."""
+    tallies: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    """(database, kind) → keys, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """One batch on its way to the target."""
+
+    page: Page
+    keys: list[bytes]
+    payloads: list[bytes]
+
+
+class Copier:
+    """Copies databases, one after the other, over one connection to each side.
+
+    :param on_checkpoint: told after every acknowledged SCAN page.
+    :param on_findings: told of keys that were refused or skipped.
+    :param on_progress: told keys and bytes as they are acknowledged.
+    """
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        source_identity: Identity,
+        target_identity: Identity,
+        settings: CopySettings,
+        *,
+        run_id: str,
+        on_checkpoint: Callable[[CheckpointState], None],
+        on_findings: Callable[[list[NewFinding]], None],
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._absolute = source_identity.has_pexpiretime
+        self._settings = settings
+        self._via_temporary = (
+            settings.conflict is ConflictPolicy.REPLACE
+            and target_identity.engine not in _PARSES_BEFORE_REPLACING
+        )
+        self._temporary = TEMPORARY_PREFIX + run_id.encode() + b":"
+        self._on_checkpoint = on_checkpoint
+        self._on_findings = on_findings
+        self._on_progress = on_progress
+        self.totals = CopyTotals()
+
+    def copy_database(self, database: int) -> None:
+        """Copy every key of one database.
+
+        :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
+        """
+        state = CheckpointState(database, cursor=0, batches=0, keys=0, bytes=0, done=False)
+        with (
+            self._source.connect("copy", database) as source,
+            self._target.connect("copy", database) as target,
+        ):
+            reader = KeyspaceReader(
+                source,
+                cursor=0,
+                batch_keys=self._settings.batch_keys,
+                batch_bytes=self._settings.batch_bytes,
+                read=self._read_commands,
+                with_types=False,
+                with_sizes=memory_usage_known(source),
+            )
+            outstanding: _Sent | None = None
+            for page, replies in reader:
+                batch = self._payloads(source, page, replies)
+                if outstanding is not None:
+                    state = self._acknowledge(target, outstanding, state)
+                target.send(batch[1])
+                outstanding = batch[0]
+            if outstanding is not None:
+                state = self._acknowledge(target, outstanding, state)
+            if self._via_temporary:
+                self._remove_temporary(target)
+            if not state.done:
+                self._on_checkpoint(
+                    CheckpointState(database, 0, state.batches, state.keys, state.bytes, done=True)
+                )
+
+    # -- source -------------------------------------------------------------------------------------------------
+
+    def _read_commands(self, page: Page) -> Commands:
+        dump, expiry = b"*2\r\n$4\r\nDUMP\r\n", expiry_prefix(absolute=self._absolute)
+        parts = [] if self._absolute else [TIME_COMMAND]
+        for key in page.keys:
+            argument = b"$%d\r\n%b\r\n" % (len(key), key)
+            parts += (dump, argument, expiry, argument)
+        return b"".join(parts), 2 * len(page.keys) + (not self._absolute)
+
+    def _payloads(self, source: Connection, page: Page, replies: list[Reply]) -> tuple[_Sent, bytes]:
+        now_ms = 0
+        if not self._absolute:
+            now_ms = clock_ms(replies[0])
+            del replies[0]
+        keys: list[bytes] = []
+        payloads: list[bytes] = []
+        commands: list[bytes] = []
+        items = iter(replies)
+        for key, payload, expiry in zip(page.keys, items, items, strict=True):
+            if isinstance(payload, bytes) and isinstance(expiry, int) and expiry != NO_KEY:
+                keys.append(key)
+                payloads.append(payload)
+                commands.append(self._restore(len(keys), key, payload, expiry + now_ms if expiry > 0 else 0))
+            elif isinstance(payload, ErrorReply):
+                raise source.error_for(payload, "DUMP")
+            elif isinstance(expiry, ErrorReply):
+                raise source.error_for(expiry, "PEXPIRETIME")
+            else:
+                self.totals.vanished += 1
+        return _Sent(page, keys, payloads), b"".join(commands)
+
+    # -- target -------------------------------------------------------------------------------------------------
+
+    def _restore(self, slot: int, key: bytes, payload: bytes, expiry_ms: int) -> bytes:
+        destination = self._temporary + b"%d" % slot if self._via_temporary else key
+        at = b"%d" % expiry_ms
+        replaces = self._settings.conflict is not ConflictPolicy.SKIP
+        command = b"*%d\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b$6\r\nABSTTL\r\n" % (
+            6 if replaces else 5,
+            len(destination),
+            destination,
+            len(at),
+            at,
+            len(payload),
+            payload,
+            _REPLACE if replaces else b"",
+        )
+        return command + pack(b"RENAME", destination, key) if self._via_temporary else command
+
+    def _acknowledge(self, target: Connection, sent: _Sent, state: CheckpointState) -> CheckpointState:
+        """Take in the target's answers to one batch, and move the checkpoint."""
+        replies = target.receive_many(len(sent.keys) * (2 if self._via_temporary else 1))
+        if self._via_temporary:
+            replies = self._after_rename(target, sent, replies)
+        findings: list[NewFinding] = []
+        tallies, database = self.totals.tallies, target.database
+        size = written = 0
+        for key, payload, reply in zip(sent.keys, sent.payloads, replies, strict=True):
+            if isinstance(reply, ErrorReply):
+                findings.append(self._not_written(target, key, payload, reply))
+                continue
+            written += 1
+            size += len(payload)
+            place = (database, KIND_BY_RDB_TYPE[payload[0]])
+            keys, total = tallies.get(place, (0, 0))
+            tallies[place] = (keys + 1, total + len(payload))
+        self.totals.written += written
+        self.totals.size += size
+        self.totals.batches += 1
+        if findings:
+            self._on_findings(findings)
+        page = sent.page
+        state = CheckpointState(
+            database,
+            cursor=page.cursor if page.completes else state.cursor,
+            batches=state.batches + 1,
+            keys=state.keys + len(page.keys),
+            bytes=state.bytes + size,
+            done=page.last,
+        )
+        if page.completes:
+            self._on_checkpoint(state)
+        self._on_progress(len(page.keys), size)
+        return state
+
+    def _not_written(self, target: Connection, key: bytes, payload: bytes, reply: ErrorReply) -> NewFinding:
+        """The finding for a refused key.
+
+        :raises ServerError: the refusal is about the server, not the key, and every further key would meet it.
+        """
+        kind = KIND_BY_RDB_TYPE[payload[0]]
+        if str(reply).startswith("BUSYKEY"):
+            self.totals.skipped += 1
+            return NewFinding(
+                FindingClass.SKIPPED,
+                target.database,
+                key,
+                source_kind=kind,
+                detail="the target already had this key; kept by the rule conflict=skip",
+                state=FindingState.EXCEPTION,
+            )
+        error: ServerError = target.error_for(reply, "RESTORE")
+        if isinstance(error, _ENDS_THE_RUN):
+            raise error
+        self.totals.refused += 1
+        return NewFinding(
+            FindingClass.REFUSED,
+            target.database,
+            key,
+            source_kind=kind,
+            source_size=len(payload),
+            detail=f"the target refused the payload (RDB type {payload[0]}): {reply}",
+        )
+
+    def _after_rename(self, target: Connection, sent: _Sent, replies: list[Reply]) -> list[Reply]:
+        """One reply per key from RESTORE-and-RENAME pairs.
+
+        A payload whose expiry has passed is accepted but leaves no temporary key to rename; the source no longer has
+        the key either, so the old value goes.
+        """
+        outcome: list[Reply] = []
+        gone: list[bytes] = []
+        items = iter(replies)
+        for key, restored, renamed in zip(sent.keys, items, items, strict=True):
+            if not isinstance(restored, ErrorReply) and isinstance(renamed, ErrorReply):
+                if "no such key" in str(renamed).lower():
+                    gone.append(key)
+                    outcome.append(restored)
+                    continue
+                outcome.append(renamed)
+                continue
+            outcome.append(restored)
+        if gone:
+            target.exchange([pack(b"DEL", key) for key in gone])
+        return outcome
+
+    def _remove_temporary(self, target: Connection) -> None:
+        """Delete temporary keys that a refused RENAME may have left."""
+        names = [self._temporary + b"%d" % slot for slot in range(1, self._settings.batch_keys * 2 + 1)]
+        target.command(b"DEL", *names)

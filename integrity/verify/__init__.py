@@ -1,0 +1,1 @@
+"""Comparing both sides, in both directions, and concluding a verdict."""

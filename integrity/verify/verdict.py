@@ -1,0 +1,76 @@
+"""The verdict: what a comparison allows to be said.
+
+Nothing compared is INCONCLUSIVE.  A key that could not be read is INCONCLUSIVE unless a real difference already
+makes it FAIL.  Neither is ever a PASS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from integrity.ledger.models import FindingClass, FindingState, Verdict
+
+DIFFERENCES: Final = (
+    FindingClass.MISSING,
+    FindingClass.EXTRA,
+    FindingClass.TYPE,
+    FindingClass.VALUE,
+    FindingClass.EXPIRY,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What was compared of what was there."""
+
+    source_keys: int
+    """DBSIZE of the source when the comparison began, expired keys that linger included."""
+    compared: int
+    """Keys of the source for which it is known whether the target agrees."""
+    target_scanned: int
+    """Keys of the target that were looked for on the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """A verdict and why."""
+
+    verdict: Verdict
+    reason: str
+
+
+def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingState], int]) -> Conclusion:
+    """The verdict over a finished comparison."""
+
+    def count(finding_class: FindingClass, state: FindingState = FindingState.OPEN) -> int:
+        return counts.get((finding_class, state), 0)
+
+    differences = {c: count(c) for c in DIFFERENCES if count(c)}
+    refused, unreadable = count(FindingClass.REFUSED), count(FindingClass.UNREADABLE)
+    exceptions = sum(n for (_, state), n in counts.items() if state is FindingState.EXCEPTION)
+    if differences:
+        total = sum(differences.values())
+        named = ", ".join(f"{number:,} {name.value}" for name, number in differences.items())
+        also = f"; the target refused {refused:,} of the payloads" if refused else ""
+        return Conclusion(
+            Verdict.FAIL,
+            f"{total:,} difference{'' if total == 1 else 's'} in {coverage.compared:,} compared keys: {named}{also}.",
+        )
+    if unreadable:
+        return Conclusion(
+            Verdict.INCONCLUSIVE,
+            f"{unreadable:,} keys could not be compared; all others ({coverage.compared:,}) agree.",
+        )
+    if not coverage.compared:
+        return Conclusion(
+            Verdict.INCONCLUSIVE, "No key was compared: the source holds none, or all of them expired."
+        )
+    agree = f"All {coverage.compared:,} keys agree in value, type and expiry"
+    if exceptions:
+        return Conclusion(
+            Verdict.PASS_WITH_EXCEPTIONS,
+            f"{agree}, but for {exceptions:,} that a rule of this run excepts by name.",
+        )
+    return Conclusion(Verdict.PASS, f"{agree}, and the target holds no other key.")
