@@ -120,7 +120,7 @@ def in_this_process(settings: Settings, progress: Progress) -> Iterator[list[Out
 
 def as_task(name: str, function: Callable[[], T]) -> T:
     """Run one phase as a Prefect task."""
-    return task(function, name=name, cache_policy=NO_CACHE, retries=0, persist_result=False)()
+    return task(name=name, cache_policy=NO_CACHE, retries=0, persist_result=False)(function)()
 
 
 @flow(name="greenfly-migrate", validate_parameters=True, persist_result=False)

@@ -22,11 +22,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 done or PASS, 1 the sides differ, 2 usage, 3 inconclusive, 4 refused; "
     "`greenfly exit-codes` lists all.",
 )
-app.command("migrate")(migrate.migrate)
-app.command("verify")(verify.verify)
-app.command("snapshot")(snapshot.snapshot)
-app.command("report")(report.report)
-app.command("demo")(demo.demo)
+app.command("migrate", short_help="Copy every key and prove both sides equal.")(migrate.migrate)
+app.command("verify", short_help="Compare every key of both servers.")(verify.verify)
+app.command("snapshot", short_help="Write the source into an RDB file and a manifest.")(snapshot.snapshot)
+app.command("report", short_help="Write a run's report again.")(report.report)
+app.command("demo", short_help="Migrate made-up data between servers of its own.")(demo.demo)
 app.add_typer(runs.app, name="runs")
 app.add_typer(flow.app, name="flow")
 app.add_typer(config.app, name="config")

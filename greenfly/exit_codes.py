@@ -95,6 +95,8 @@ def exit_code_for(error: errors.GreenflyError) -> ExitCode:
             return ExitCode.LEDGER
         case errors.ArtifactError():
             return ExitCode.ARTIFACT
+        case errors.OrchestratorFailed():
+            return ExitCode.ORCHESTRATOR
         case errors.Interrupted():
             return ExitCode(128 + error.signal_number)
         case _:

@@ -7,7 +7,7 @@ adversaries: someone who can choose values can make two with the same digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import pack
 from typing import Final
 
@@ -20,6 +20,7 @@ DIGEST_BYTES: Final = 16
 MASK_128: Final = (1 << 128) - 1
 
 digest_bytes = xxh3_128_digest
+_concat: Final[Callable[[bytes, bytes], bytes]] = bytes.__add__
 
 
 def digest_sequence(elements: Sequence[bytes]) -> bytes:
@@ -59,6 +60,11 @@ class Fingerprint:
         """Count one key in."""
         self.keys += 1
         self._sum += xxh3_128_intdigest(digest + key)
+
+    def add_many(self, keys: Sequence[bytes], digests: Sequence[bytes]) -> None:
+        """Count many keys in."""
+        self.keys += len(keys)
+        self._sum += sum(map(xxh3_128_intdigest, map(_concat, digests, keys)))
 
     def remove(self, key: bytes, digest: bytes) -> None:
         """Count one key out again."""

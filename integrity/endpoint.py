@@ -9,8 +9,9 @@ from pydantic import SecretStr
 
 from integrity.address import Address, parse_address
 from integrity.errors import ConfigurationError, ProtocolError, Refused, Role, ServerNotReady, ServerReadOnly
+from integrity.replies import ErrorReply
 from integrity.settings import EndpointSettings
-from integrity.wire import Connection, ErrorReply, Target, TlsFiles
+from integrity.wire import Connection, Target, TlsFiles
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
     ├── Refused                      a gate or precondition said no                       (exit 4)
     ├── LedgerError                  the state folder or the ledger cannot be used        (exit 5)
     ├── ArtifactError                a snapshot file is missing, damaged or unknown       (exit 6)
+    ├── OrchestratorFailed           Prefect could not be started or reached              (exit 30)
     ├── Interrupted                  Ctrl-C or SIGTERM, after the ledger was closed       (exit 130/143)
     └── ServerError                  one server, by role and masked address
         ├── ServerUnreachable        no TCP or unix connection, name not resolved, lost   (exit x0)
@@ -55,6 +56,10 @@ class LedgerError(GreenflyError):
 
 class ArtifactError(GreenflyError):
     """A snapshot artifact is missing, damaged, or of an unknown format."""
+
+
+class OrchestratorFailed(GreenflyError):
+    """The flow orchestrator could not be started or reached."""
 
 
 class Interrupted(GreenflyError):

@@ -6,9 +6,14 @@ in the same write), so the result is off by as long as the server needs for the 
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
-from integrity.wire import Reply
+from integrity.replies import Reply
+from integrity.wire import every
+
+Commands: TypeAlias = tuple[bytes, int]
+"""Packed commands and how many replies they bring."""
 
 NO_EXPIRY: Final = -1
 NO_KEY: Final = -2
@@ -33,8 +38,15 @@ def clock_ms(reply: Reply) -> int:
     raise ValueError("TIME answered in an unknown shape")
 
 
-def absolute_expiry(reply: Reply, now_ms: int) -> int | None:
-    """The expiry in a PEXPIRETIME reply (*now_ms* = 0) or a PTTL reply; None where it is no number."""
-    if not isinstance(reply, int):
-        return None
-    return reply + now_ms if reply >= 0 else reply
+def expiry_commands(arguments: Sequence[bytes], *, absolute: bool) -> Commands:
+    """Packed commands that ask for the expiry of each key, preceded by TIME where they are relative."""
+    commands = every(expiry_prefix(absolute=absolute), arguments)
+    return (commands, len(arguments)) if absolute else (TIME_COMMAND + commands, len(arguments) + 1)
+
+
+def take_expiries(replies: Sequence[Reply], *, absolute: bool) -> list[Reply]:
+    """The replies to :func:`expiry_commands`, relative ones made absolute."""
+    if absolute:
+        return list(replies)
+    now_ms = clock_ms(replies[0])
+    return [reply + now_ms if isinstance(reply, int) and reply >= 0 else reply for reply in replies[1:]]

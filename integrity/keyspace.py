@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 from integrity.errors import ProtocolError
-from integrity.wire import Connection, ErrorReply, Reply
+from integrity.expiry import Commands
+from integrity.replies import ErrorReply, Reply
+from integrity.wire import Connection, argument, every
 
 _AHEAD: Final = 2
 """Batches whose content is asked for at once: one arriving, one waiting at the server."""
-
-Commands: TypeAlias = tuple[bytes, int]
-"""Packed commands and how many replies they bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,8 @@ class Page:
     """Keys of one SCAN reply (or a part of them, where they are large) with what the probe told."""
 
     keys: list[bytes]
+    arguments: list[bytes]
+    """The keys as RESP arguments."""
     types: list[bytes]
     """As TYPE answers; empty where types were not asked for."""
     sizes: list[int]
@@ -83,6 +84,7 @@ class _Probe:
     """The probes of one SCAN reply are on their way."""
 
     keys: list[bytes]
+    arguments: list[bytes]
     cursor: int
     replies: int
 
@@ -167,29 +169,32 @@ class KeyspaceReader:
             self._outgoing.clear()
 
     def _probe(self, keys: list[bytes]) -> None:
-        commands: list[bytes] = []
+        arguments = list(map(argument, keys))
+        replies = 0
         if self._with_types:
-            commands += [b"*2\r\n$4\r\nTYPE\r\n$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+            self._outgoing.append(every(b"*2\r\n$4\r\nTYPE\r\n", arguments))
+            replies += len(keys)
         if self._with_sizes:
-            commands += [
-                b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n$%d\r\n%b\r\n" % (len(key), key) for key in keys
-            ]
-        self._outgoing.append(b"".join(commands))
-        self._in_flight.append(_Probe(keys, self._cursor, len(commands)))
+            self._outgoing.append(every(b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n", arguments))
+            replies += len(keys)
+        self._in_flight.append(_Probe(keys, arguments, self._cursor, replies))
 
     def _probed(self, probe: _Probe, replies: list[Reply]) -> Page:
+        count = len(probe.keys)
         types: list[bytes] = []
-        sizes = [0] * len(probe.keys)
+        sizes = [0] * count
         if self._with_types:
-            for reply in replies[: len(probe.keys)]:
-                if isinstance(reply, ErrorReply):
+            for reply in replies[:count]:
+                if reply.__class__ is bytes:
+                    types.append(reply)
+                elif isinstance(reply, ErrorReply):
                     raise self._connection.error_for(reply, "TYPE")
-                types.append(reply if isinstance(reply, bytes) else b"")
         if self._with_sizes:
-            sizes = [
-                size if isinstance(size, int) else 0 for size in replies[len(replies) - len(probe.keys) :]
-            ]
-        return Page(probe.keys, types, sizes, sum(sizes), probe.cursor, True, probe.cursor == 0)
+            told = replies[len(replies) - count :]
+            sizes = [size if size.__class__ is int else 0 for size in told]
+        return Page(
+            probe.keys, probe.arguments, types, sizes, sum(sizes), probe.cursor, True, probe.cursor == 0
+        )
 
 
 def split_page(page: Page, batch_bytes: int) -> Sequence[Page]:
@@ -210,6 +215,7 @@ def split_page(page: Page, batch_bytes: int) -> Sequence[Page]:
 def _part(page: Page, start: int, end: int, size: int, *, last: bool) -> Page:
     return Page(
         page.keys[start:end],
+        page.arguments[start:end],
         page.types[start:end],
         page.sizes[start:end],
         size,

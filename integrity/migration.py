@@ -239,20 +239,23 @@ class Run:
             )
             snapshot = taker.take(list(databases))
             totals = snapshot.totals
-            detail |= meter.finish() | {
-                "keys": totals.keys,
-                "bytes": totals.body_bytes,
-                "directory": str(snapshot.directory),
-                "rdb_version": snapshot.rdb_version,
-                "rdb_bytes": snapshot.rdb_bytes,
-                "duplicates": totals.duplicates,
-                "vanished": totals.vanished,
-                "uncompared": totals.uncompared,
-                "fingerprints": {
-                    str(database): totals.fingerprints.get(database, Fingerprint()).hex()
-                    for database in databases
-                },
-            }
+            detail.update(
+                meter.finish()
+                | {
+                    "keys": totals.keys,
+                    "bytes": totals.body_bytes,
+                    "directory": str(snapshot.directory),
+                    "rdb_version": snapshot.rdb_version,
+                    "rdb_bytes": snapshot.rdb_bytes,
+                    "duplicates": totals.duplicates,
+                    "vanished": totals.vanished,
+                    "uncompared": totals.uncompared,
+                    "fingerprints": {
+                        str(database): totals.fingerprints.get(database, Fingerprint()).hex()
+                        for database in databases
+                    },
+                }
+            )
             self.handle.tally(PhaseName.SNAPSHOT, totals.tallies)
             for name, path in (
                 ("rdb", snapshot.rdb),
@@ -297,15 +300,18 @@ class Run:
             finally:
                 # Also for a copy that broke off: the ledger tells what reached the target.
                 totals = copier.totals
-                detail |= meter.finish() | {
-                    "keys": totals.written,
-                    "bytes": totals.size,
-                    "written": totals.written,
-                    "skipped": totals.skipped,
-                    "refused": totals.refused,
-                    "vanished": totals.vanished,
-                    "batches": totals.batches,
-                }
+                detail.update(
+                    meter.finish()
+                    | {
+                        "keys": totals.written,
+                        "bytes": totals.size,
+                        "written": totals.written,
+                        "skipped": totals.skipped,
+                        "refused": totals.refused,
+                        "vanished": totals.vanished,
+                        "batches": totals.batches,
+                    }
+                )
                 self.handle.tally(PhaseName.STREAM, totals.tallies)
             if totals.refused:
                 self._progress.say(f"The target refused {totals.refused:,} keys; each is a finding.")
@@ -364,25 +370,28 @@ class Run:
             counts = self.ledger.finding_counts(self.id)
             unreadable = sum(n for (c, _), n in counts.items() if c.value == "unreadable")
             coverage = Coverage(present, totals.scanned - totals.vanished - unreadable, totals.target_scanned)
-            detail |= meter.finish() | {
-                "keys": totals.scanned,
-                "bytes": meter.size,
-                "source_keys": present,
-                "target_keys": sum(
-                    before_target.databases.get(database, 0) for database in servers.databases
-                ),
-                "compared": coverage.compared,
-                "equal": totals.equal_keys,
-                "vanished": totals.vanished,
-                "unreadable": unreadable,
-                "target_scanned": totals.target_scanned,
-                "extra": sum(n for (c, _), n in counts.items() if c.value == "extra"),
-                "rechecks": rechecks,
-                "settled": settled,
-                "expiry_tolerance_ms": settings.expiry_tolerance_ms,
-                "max_expiry_drift_ms": totals.max_expiry_drift_ms,
-                "fingerprints": totals.fingerprints(),
-            }
+            detail.update(
+                meter.finish()
+                | {
+                    "keys": totals.scanned,
+                    "bytes": meter.size,
+                    "source_keys": present,
+                    "target_keys": sum(
+                        before_target.databases.get(database, 0) for database in servers.databases
+                    ),
+                    "compared": coverage.compared,
+                    "equal": totals.equal_keys,
+                    "vanished": totals.vanished,
+                    "unreadable": unreadable,
+                    "target_scanned": totals.target_scanned,
+                    "extra": sum(n for (c, _), n in counts.items() if c.value == "extra"),
+                    "rechecks": rechecks,
+                    "settled": settled,
+                    "expiry_tolerance_ms": settings.expiry_tolerance_ms,
+                    "max_expiry_drift_ms": totals.max_expiry_drift_ms,
+                    "fingerprints": totals.fingerprints(),
+                }
+            )
             self.handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
             self._require_same_processes(servers, before_source, before_target)
             self._conclusion = conclude(coverage, counts)

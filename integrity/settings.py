@@ -70,7 +70,7 @@ class CopySettings(_Section):
     """How keys are streamed."""
 
     batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(
-        500, description="keys per pipelined batch; Dragonfly stops reading when thousands are in flight"
+        1000, description="keys per pipelined batch; Dragonfly stops reading when thousands are in flight"
     )
     batch_bytes: Annotated[int, Field(ge=64 * 1024)] = Field(
         4 * 1024 * 1024, description="bytes one batch aims at; the batch shrinks when values are larger"
@@ -93,7 +93,7 @@ class SnapshotSettings(_Section):
 class VerifySettings(_Section):
     """How both sides are compared."""
 
-    batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(500, description="keys per pipelined batch")
+    batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(1000, description="keys per pipelined batch")
     batch_bytes: Annotated[int, Field(ge=64 * 1024)] = Field(
         4 * 1024 * 1024, description="bytes one batch aims at"
     )
@@ -215,7 +215,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], di
     """
     values: dict[str, object] = {}
     names: dict[str, str] = {}
-    passed_over = (CONFIG_FILE_VARIABLE, "GREENFLY_REQUIRE_SERVERS", "GREENFLY_JSON")
+    passed_over = (CONFIG_FILE_VARIABLE, "GREENFLY_REQUIRE_SERVERS", "GREENFLY_OPERATOR")
     for variable, text in environ.items():
         if (
             not variable.startswith("GREENFLY_")

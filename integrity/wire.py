@@ -1,4 +1,4 @@
-"""The data plane: pipelined commands over one socket, replies parsed by hiredis.
+"""The data plane: pipelined commands over one socket, replies parsed by hiredis (:mod:`integrity.replies`).
 
 A :class:`Connection` writes and reads at once (while a large write waits for the server, replies are taken in), so a
 server that stops reading until its replies are drained, as Dragonfly does, cannot deadlock with it.  Callers keep at
@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Final, Self, TypeAlias
-
-import hiredis
+from typing import Final, Self
 
 from integrity.address import Address
 from integrity.errors import (
@@ -35,16 +33,10 @@ from integrity.errors import (
     ServerUnreachable,
     TlsFailed,
 )
+from integrity.replies import ErrorReply, Reply, ReplyParser
 
 MAX_COMMANDS_IN_FLIGHT: Final = 4000
 _RECEIVE_BYTES: Final = 256 * 1024
-
-
-class ErrorReply(Exception):
-    """An error that the server answered; returned as a value in a pipeline."""
-
-
-Reply: TypeAlias = "bytes | int | None | ErrorReply | list[Reply]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +69,26 @@ def pack(*arguments: bytes) -> bytes:
     return b"".join(parts)
 
 
-class _NotEnoughData:
-    """The type of the marker that hiredis hands back for an incomplete reply."""
+_BULK: Final = tuple(b"$%d\r\n" % length for length in range(4096))
 
 
-_NOT_ENOUGH: Final = _NotEnoughData()
+def argument(value: bytes) -> bytes:
+    """One argument in RESP; made once per key and used by every command about it."""
+    length = len(value)
+    return (_BULK[length] if length < 4096 else b"$%d\r\n" % length) + value + b"\r\n"
+
+
+def bulk_headers(values: Sequence[bytes]) -> list[bytes]:
+    """What stands before each value in RESP: ``$<length>\\r\\n``."""
+    try:
+        return list(map(_BULK.__getitem__, map(len, values)))
+    except IndexError:
+        return [b"$%d\r\n" % len(value) for value in values]
+
+
+def every(prefix: bytes, arguments: Sequence[bytes], suffix: bytes = b"") -> bytes:
+    """The same command for each of *arguments*: one join instead of one formatting per key."""
+    return prefix + (suffix + prefix).join(arguments) + suffix if arguments else b""
 
 
 class Connection:
@@ -96,9 +103,9 @@ class Connection:
         self.target = target
         self.role: Role = target.role
         self.database = 0
-        self._reader = hiredis.Reader(
-            protocolError=ValueError, replyError=ErrorReply, notEnoughData=_NOT_ENOUGH
-        )
+        self._parser = ReplyParser()
+        self._arrived: list[bytes] = []
+        # Bytes that were taken in while writing, not yet parsed.
         self._buffer = bytearray(_RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._socket = self._connect()
@@ -210,7 +217,7 @@ class Connection:
                 rest = rest[self._socket.send(rest) :]
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 self._wait(select.POLLIN | select.POLLOUT)
-                self._take_in()
+                self._arrived.append(bytes(self._take_in()))
             except OSError as error:
                 raise self._lost(error) from error
 
@@ -219,28 +226,24 @@ class Connection:
 
         :raises ServerUnreachable: the connection broke, or nothing came within ``io_timeout``.
         """
-        while True:
-            try:
-                reply: Reply | _NotEnoughData = self._reader.gets()
-            except ValueError as error:
-                raise self._not_understood() from error
-            if not isinstance(reply, _NotEnoughData):
-                return reply
-            if not self._take_in():
-                self._wait(select.POLLIN)
+        return self.receive_many(1)[0]
 
     def receive_many(self, count: int) -> list[Reply]:
         """The next *count* replies."""
-        gets = self._reader.gets
-        replies: list[Reply] = []
-        while len(replies) < count:
-            try:
-                reply = gets()
-            except ValueError as error:
-                raise self._not_understood() from error
-            if reply is _NOT_ENOUGH:
-                reply = self.receive()
-            replies.append(reply)
+        if not count:
+            return []
+        try:
+            replies = self._parser.expect(count)
+            while replies is None:
+                if self._arrived:
+                    replies = self._parser.feed(b"".join(self._arrived))
+                    self._arrived.clear()
+                elif chunk := self._take_in():
+                    replies = self._parser.feed(chunk)
+                else:
+                    self._wait(select.POLLIN)
+        except ValueError as error:
+            raise self._not_understood() from error
         return replies
 
     def exchange(self, commands: Sequence[bytes]) -> list[Reply]:
@@ -277,19 +280,17 @@ class Connection:
                     "The server or the network is stalled; raise io_timeout if one command may take that long.",
                 )
 
-    def _take_in(self) -> bool:
-        """Feed what has arrived to the parser; whether anything had."""
+    def _take_in(self) -> memoryview:
+        """What has arrived, valid until the next call; empty where nothing has."""
         try:
             count = self._socket.recv_into(self._buffer)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
+            return self._view[:0]
         except OSError as error:
             raise self._lost(error) from error
         if not count:
             raise self._lost(None)
-        # The parser takes any buffer; its annotation knows only bytes.
-        self._reader.feed(self._view[:count])  # type: ignore[arg-type]
-        return True
+        return self._view[:count]
 
     # -- errors -------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ StateDir = Annotated[
 ]
 Json = Annotated[
     bool,
-    typer.Option("--json", envvar="GREENFLY_JSON", help="One JSON object on stdout.", rich_help_panel=OUTPUT),
+    typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=OUTPUT),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.", rich_help_panel=OUTPUT)]
 

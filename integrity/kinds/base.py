@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 
 class MalformedReply(ValueError):
@@ -18,13 +19,24 @@ class Kind(Protocol):
     def name(self) -> str:
         """The type's name as TYPE answers it."""
 
-    def read(self, key: bytes) -> bytes:
-        """The packed command that reads the whole value in one reply."""
+    @property
+    def prefix(self) -> bytes:
+        """What stands before the key in the packed command that reads the whole value in one reply."""
+
+    @property
+    def suffix(self) -> bytes:
+        """What stands after it."""
 
     def digest(self, reply: Reply) -> bytes:
         """The canonical digest, 16 bytes.
 
         :raises MalformedReply: the reply is not this kind's.
+        """
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        """The digests of many values.
+
+        :raises MalformedReply: one of the replies is not this kind's.
         """
 
     def size(self, reply: Reply) -> int:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 
 def _pair_digests(flat: list[bytes]) -> Iterator[int]:
-    items = iter(flat)
+    items, join = iter(flat), b"".join
     for field, value in zip(items, items, strict=True):
-        yield xxh3_128_intdigest(b"%d:%b%b" % (len(field), field, value))
+        yield xxh3_128_intdigest(join((b"%d:" % len(field), field, value)))
 
 
 class HashKind:
     """``hash``"""
 
     name = "hash"
-
-    def read(self, key: bytes) -> bytes:
-        return b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b\r\n" % (len(key), key)
+    prefix = b"*2\r\n$7\r\nHGETALL\r\n"
+    suffix = b""
 
     def digest(self, reply: Reply) -> bytes:
         if not isinstance(reply, list) or len(reply) % 2:
@@ -32,6 +31,9 @@ class HashKind:
             return digest_unordered(b"H", _pair_digests(reply), len(reply) // 2)  # type: ignore[arg-type]
         except TypeError as error:
             raise MalformedReply("HGETALL is no list of strings") from error
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
         return len(reply) // 2 if isinstance(reply, list) else 0

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from integrity.checksum import digest_bytes
 from integrity.kinds.base import MalformedReply
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 
 class JsonKind:
     """``ReJSON-RL``"""
 
     name = "ReJSON-RL"
-
-    def read(self, key: bytes) -> bytes:
-        return b"*2\r\n$8\r\nJSON.GET\r\n$%d\r\n%b\r\n" % (len(key), key)
+    prefix = b"*2\r\n$8\r\nJSON.GET\r\n"
+    suffix = b""
 
     def digest(self, reply: Reply) -> bytes:
         return digest_bytes(b"J" + self._canonical(reply))
@@ -28,6 +28,9 @@ class JsonKind:
         except ValueError as error:
             raise MalformedReply("JSON.GET is no JSON") from error
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
         return len(reply) if isinstance(reply, bytes) else 0

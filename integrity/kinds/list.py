@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from integrity.checksum import digest_bytes, digest_sequence
 from integrity.kinds.base import MalformedReply, elements_of, plural
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 
 class ListKind:
     """``list``"""
 
     name = "list"
-
-    def read(self, key: bytes) -> bytes:
-        return b"*4\r\n$6\r\nLRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$2\r\n-1\r\n" % (len(key), key)
+    prefix = b"*4\r\n$6\r\nLRANGE\r\n"
+    suffix = b"$1\r\n0\r\n$2\r\n-1\r\n"
 
     def digest(self, reply: Reply) -> bytes:
         try:
@@ -21,6 +22,9 @@ class ListKind:
             return digest_bytes(b"L" + digest_sequence(reply))  # type: ignore[arg-type]
         except TypeError as error:
             raise MalformedReply("LRANGE is no list of strings") from error
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
         return len(reply) if isinstance(reply, list) else 0

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 
 class SetKind:
     """``set``"""
 
     name = "set"
-
-    def read(self, key: bytes) -> bytes:
-        return b"*2\r\n$8\r\nSMEMBERS\r\n$%d\r\n%b\r\n" % (len(key), key)
+    prefix = b"*2\r\n$8\r\nSMEMBERS\r\n"
+    suffix = b""
 
     def digest(self, reply: Reply) -> bytes:
         if not isinstance(reply, list):
@@ -24,6 +25,9 @@ class SetKind:
             return digest_unordered(b"T", map(xxh3_128_intdigest, reply), len(reply))  # type: ignore[arg-type]
         except TypeError as error:
             raise MalformedReply("SMEMBERS is no list of strings") from error
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
         return len(reply) if isinstance(reply, list) else 0

@@ -8,9 +8,11 @@ that a digest never depends on the peer that it is compared with.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from integrity.checksum import digest_bytes, digest_sequence
 from integrity.kinds.base import MalformedReply, plural
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 Counters = tuple[int, bytes]
 """(entries added, max deleted id)"""
@@ -86,15 +88,8 @@ class StreamKind:
     """``stream``"""
 
     name = "stream"
-
-    def read(self, key: bytes) -> bytes:
-        return (
-            b"*6\r\n$5\r\nXINFO\r\n$6\r\nSTREAM\r\n$%d\r\n%b\r\n$4\r\nFULL\r\n$5\r\nCOUNT\r\n$1\r\n0\r\n"
-            % (
-                len(key),
-                key,
-            )
-        )
+    prefix = b"*6\r\n$5\r\nXINFO\r\n$6\r\nSTREAM\r\n"
+    suffix = b"$4\r\nFULL\r\n$5\r\nCOUNT\r\n$1\r\n0\r\n"
 
     def digest(self, reply: Reply) -> bytes:
         try:
@@ -112,6 +107,9 @@ class StreamKind:
         table = _table(reply)
         added, deleted = table.get(b"entries-added"), table.get(b"max-deleted-entry-id")
         return (added, deleted) if isinstance(added, int) and isinstance(deleted, bytes) else None
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
         length = _table(reply).get(b"length")

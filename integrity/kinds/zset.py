@@ -6,14 +6,14 @@ it and some Redis encodings drop the sign.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of
-from integrity.wire import Reply
+from integrity.replies import Reply
 
 _double = Struct("<d").pack
 
@@ -28,12 +28,8 @@ class SortedSetKind:
     """``zset``"""
 
     name = "zset"
-
-    def read(self, key: bytes) -> bytes:
-        return b"*5\r\n$6\r\nZRANGE\r\n$%d\r\n%b\r\n$1\r\n0\r\n$2\r\n-1\r\n$10\r\nWITHSCORES\r\n" % (
-            len(key),
-            key,
-        )
+    prefix = b"*5\r\n$6\r\nZRANGE\r\n"
+    suffix = b"$1\r\n0\r\n$2\r\n-1\r\n$10\r\nWITHSCORES\r\n"
 
     def digest(self, reply: Reply) -> bytes:
         if not isinstance(reply, list) or len(reply) % 2:
@@ -42,6 +38,9 @@ class SortedSetKind:
             return digest_unordered(b"Z", _pair_digests(reply), len(reply) // 2)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise MalformedReply("ZRANGE WITHSCORES is no list of members and scores") from error
+
+    def digests(self, replies: Sequence[Reply]) -> list[bytes]:
+        return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
         return len(reply) // 2 if isinstance(reply, list) else 0

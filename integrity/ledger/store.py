@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
-from sqlalchemy import Connection, Engine, Table, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from xxhash import xxh3_128_digest
@@ -75,6 +75,19 @@ class CheckpointState:
     done: bool
     range_index: int = 0
     range_count: int = 1
+
+
+# Made once: building a statement costs more than running it, and this one runs after every batch.
+_MOVE_CHECKPOINT = (
+    update(Checkpoint)
+    .where(Checkpoint.id == bindparam("row"))
+    .values(
+        {
+            name: bindparam(name)
+            for name in ("cursor", "batches", "keys", "bytes", "done", "source_run_id", "updated_at")
+        }
+    )
+)
 
 
 def new_run_id() -> str:
@@ -298,6 +311,7 @@ class RunHandle:
         self.id = run_id
         self._lease_seconds = lease_seconds
         self._lease_renewed = monotonic()
+        self._checkpoints: dict[tuple[PhaseName, int, int], int] = {}
 
     def event(self, kind: str, payload: Mapping[str, object]) -> None:
         """Append an audit event."""
@@ -376,7 +390,6 @@ class RunHandle:
 
     def checkpoint(self, phase: PhaseName, source_run_id: str, state: CheckpointState) -> None:
         """Move a range forward, in one short transaction; renews the lease now and then."""
-        now = datetime.now(UTC)
         values = {
             "cursor": str(state.cursor),
             "batches": state.batches,
@@ -384,20 +397,13 @@ class RunHandle:
             "bytes": state.bytes,
             "done": state.done,
             "source_run_id": source_run_id,
-            "updated_at": now,
+            "updated_at": datetime.now(UTC),
         }
+        place = (phase, state.database, state.range_index)
         with writing(self.engine) as connection:
-            moved = connection.execute(
-                update(Checkpoint).where(
-                    Checkpoint.run_id == self.id,
-                    Checkpoint.phase == phase,
-                    Checkpoint.database == state.database,
-                    Checkpoint.range_index == state.range_index,
-                ),
-                values,
-            )
-            if not moved.rowcount:
-                connection.execute(
+            row = self._checkpoints.get(place)
+            if row is None:
+                inserted = connection.execute(
                     insert(Checkpoint).values(
                         run_id=self.id,
                         phase=phase,
@@ -407,6 +413,14 @@ class RunHandle:
                         **values,
                     )
                 )
+                key = inserted.inserted_primary_key
+                if key is None:
+                    raise LedgerError(
+                        "The ledger's database did not number a new row.", "Use SQLite or PostgreSQL."
+                    )
+                self._checkpoints[place] = key[0]
+            else:
+                connection.execute(_MOVE_CHECKPOINT, values | {"row": row})
             self._renew(connection)
 
     def measure(self, phase: PhaseName, keys: int, size: int) -> None:

@@ -21,15 +21,17 @@ import xxhash
 from integrity.checksum import DEFINITION, Fingerprint
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import LedgerError
-from integrity.expiry import NO_KEY, TIME_COMMAND, clock_ms, expiry_prefix
-from integrity.keyspace import Commands, KeyspaceReader, Page, memory_usage_known
+from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
+from integrity.keyspace import KeyspaceReader, Page, memory_usage_known
 from integrity.kinds import KINDS, MalformedReply
+from integrity.kinds.groups import group_kinds
+from integrity.replies import ErrorReply, Reply
 from integrity.snapshot.duplicates import KeyHashes, superseded_rows
 from integrity.snapshot.manifest import ManifestWriter, read_manifest
 from integrity.snapshot.rdb import OLDEST_RDB_VERSION, RdbWriter
 from integrity.transfer.payload import rdb_version
 from integrity.version import __version__
-from integrity.wire import Connection, ErrorReply, Reply
+from integrity.wire import Connection, argument, every
 
 FORMAT: Final = "greenfly-snapshot/1"
 RDB_NAME, MANIFEST_NAME, HEADER_NAME = "dump.rdb", "manifest.parquet", "header.json"
@@ -163,17 +165,11 @@ class SnapshotTaker:
                 self._store(connection, single, page, replies, manifest, hashes)
 
     def _read_commands(self, page: Page) -> Commands:
-        expiry = expiry_prefix(absolute=self._absolute)
-        parts = [_MULTI] if self._absolute else [_MULTI, TIME_COMMAND]
-        count = len(parts) + 2 * len(page.keys) + 1
-        for key, kind_name in zip(page.keys, page.types, strict=True):
-            argument = b"$%d\r\n%b\r\n" % (len(key), key)
-            parts += (b"*2\r\n$4\r\nDUMP\r\n", argument, expiry, argument)
-            if kind := KINDS.get(kind_name):
-                parts.append(kind.read(key))
-                count += 1
-        parts.append(_EXEC)
-        return b"".join(parts), count
+        groups = group_kinds(page.types)
+        expiries, count = expiry_commands(page.arguments, absolute=self._absolute)
+        dumps = every(b"*2\r\n$4\r\nDUMP\r\n", page.arguments)
+        commands = (_MULTI, dumps, expiries, groups.commands(page.arguments), _EXEC)
+        return b"".join(commands), len(page.keys) + count + groups.count + 2
 
     def _store(
         self,
@@ -189,24 +185,30 @@ class SnapshotTaker:
             # The transaction was refused: the first error among the queued commands says why.
             first = next((reply for reply in replies if isinstance(reply, ErrorReply)), None)
             raise connection.error_for(first or ErrorReply("EXEC answered nothing"), "MULTI … EXEC")
-        items = iter(results)
-        now_ms = 0 if self._absolute else clock_ms(next(items))
+        count = len(page.keys)
+        values_at = 2 * count + (not self._absolute)
+        expiries = take_expiries(results[count:values_at], absolute=self._absolute)
+        values: list[Reply] = [None] * count
+        for _, positions in group_kinds(page.types).groups:
+            for position in positions:
+                values[position] = results[values_at]
+                values_at += 1
         read = 0
-        for key, kind_name in zip(page.keys, page.types, strict=True):
-            payload, expiry = next(items), next(items)
-            value = next(items) if kind_name in KINDS else None
+        for key, kind_name, payload, expiry, value in zip(
+            page.keys, page.types, results, expiries, values, strict=False
+        ):
             if isinstance(value, ErrorReply):
                 # The key changed its type after it was probed: read it once more, alone.
                 self._reread(single, key, manifest, hashes)
                 continue
-            read += self._keep(connection, key, kind_name, payload, expiry, now_ms, value, manifest, hashes)
-        self._on_progress(len(page.keys), read)
+            read += self._keep(connection, key, kind_name, payload, expiry, value, manifest, hashes)
+        self._on_progress(count, read)
 
     def _reread(self, single: Connection, key: bytes, manifest: ManifestWriter, hashes: KeyHashes) -> None:
         kind_name = single.command(b"TYPE", key)
         if not isinstance(kind_name, bytes):
             kind_name = b"none"
-        page = Page([key], [kind_name], [0], 0, 0, True, True)
+        page = Page([key], [argument(key)], [kind_name], [0], 0, 0, True, True)
         commands, count = self._read_commands(page)
         single.send(commands)
         self._store(single, single, page, single.receive_many(count), manifest, hashes)
@@ -218,7 +220,6 @@ class SnapshotTaker:
         kind_name: bytes,
         payload: Reply,
         expiry: Reply,
-        now_ms: int,
         value: Reply,
         manifest: ManifestWriter,
         hashes: KeyHashes,
@@ -237,7 +238,7 @@ class SnapshotTaker:
             except MalformedReply:
                 digest = None
         database = connection.database
-        expiry_ms = expiry + now_ms if expiry >= 0 else None
+        expiry_ms = expiry if expiry >= 0 else None
         rdb = self._open_rdb(rdb_version(payload))
         rdb.select(database)
         offset, length = rdb.add_payload(key, payload, expiry_ms)

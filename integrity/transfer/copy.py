@@ -14,9 +14,10 @@ How a key is written depends on what a failure would destroy:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain, repeat
+from typing import Final, cast
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import (
@@ -27,17 +28,18 @@ from integrity.errors import (
     ServerNotReady,
     ServerReadOnly,
 )
-from integrity.expiry import NO_KEY, TIME_COMMAND, clock_ms, expiry_prefix
-from integrity.keyspace import Commands, KeyspaceReader, Page, memory_usage_known
+from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
+from integrity.keyspace import KeyspaceReader, Page, memory_usage_known
 from integrity.ledger.models import FindingClass, FindingState
 from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.replies import ErrorReply, Reply
 from integrity.settings import ConflictPolicy, CopySettings
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
-from integrity.wire import Connection, ErrorReply, Reply, pack
+from integrity.wire import Connection, argument, bulk_headers, every, pack
 
 TEMPORARY_PREFIX: Final = b"greenfly:tmp:"
-_REPLACE: Final = b"$7\r\nREPLACE\r\n"
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
+_NEVER: Final = b"$1\r\n0\r\n"
 _ENDS_THE_RUN: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
 
 
@@ -95,6 +97,9 @@ class Copier:
             settings.conflict is ConflictPolicy.REPLACE
             and target_identity.engine not in _PARSES_BEFORE_REPLACING
         )
+        replaces = settings.conflict is not ConflictPolicy.SKIP
+        self._restore_head = b"*6\r\n$7\r\nRESTORE\r\n" if replaces else b"*5\r\n$7\r\nRESTORE\r\n"
+        self._restore_tail = (b"$7\r\nREPLACE\r\n" if replaces else b"") + b"$6\r\nABSTTL\r\n"
         self._temporary = TEMPORARY_PREFIX + run_id.encode() + b":"
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
@@ -139,52 +144,54 @@ class Copier:
     # -- source -------------------------------------------------------------------------------------------------
 
     def _read_commands(self, page: Page) -> Commands:
-        dump, expiry = b"*2\r\n$4\r\nDUMP\r\n", expiry_prefix(absolute=self._absolute)
-        parts = [] if self._absolute else [TIME_COMMAND]
-        for key in page.keys:
-            argument = b"$%d\r\n%b\r\n" % (len(key), key)
-            parts += (dump, argument, expiry, argument)
-        return b"".join(parts), 2 * len(page.keys) + (not self._absolute)
+        expiries, count = expiry_commands(page.arguments, absolute=self._absolute)
+        return every(b"*2\r\n$4\r\nDUMP\r\n", page.arguments) + expiries, len(page.keys) + count
 
     def _payloads(self, source: Connection, page: Page, replies: list[Reply]) -> tuple[_Sent, bytes]:
-        now_ms = 0
-        if not self._absolute:
-            now_ms = clock_ms(replies[0])
-            del replies[0]
-        keys: list[bytes] = []
-        payloads: list[bytes] = []
-        commands: list[bytes] = []
-        items = iter(replies)
-        for key, payload, expiry in zip(page.keys, items, items, strict=True):
-            if isinstance(payload, bytes) and isinstance(expiry, int) and expiry != NO_KEY:
-                keys.append(key)
-                payloads.append(payload)
-                commands.append(self._restore(len(keys), key, payload, expiry + now_ms if expiry > 0 else 0))
-            elif isinstance(payload, ErrorReply):
-                raise source.error_for(payload, "DUMP")
-            elif isinstance(expiry, ErrorReply):
-                raise source.error_for(expiry, "PEXPIRETIME")
-            else:
-                self.totals.vanished += 1
-        return _Sent(page, keys, payloads), b"".join(commands)
+        """What a page's replies hold, and the packed commands that write it."""
+        count = len(page.keys)
+        expiries = take_expiries(replies[count:], absolute=self._absolute)
+        del replies[count:]
+        keys, names = page.keys, page.arguments
+        if {*map(type, replies)} != {bytes} or {*map(type, expiries)} != {int} or NO_KEY in expiries:
+            kept = [
+                position
+                for position, (payload, expiry) in enumerate(zip(replies, expiries, strict=True))
+                if self._readable(source, payload, expiry)
+            ]
+            self.totals.vanished += count - len(kept)
+            keys, names = [keys[i] for i in kept], [names[i] for i in kept]
+            replies, expiries = [replies[i] for i in kept], [expiries[i] for i in kept]
+        payloads = cast("list[bytes]", replies)
+        deadlines = cast("list[int]", expiries)
+        return _Sent(page, keys, payloads), self._restore_commands(names, payloads, deadlines)
+
+    @staticmethod
+    def _readable(source: Connection, payload: Reply, expiry: Reply) -> bool:
+        """Whether the key was there; an error reply ends the run."""
+        for reply, command in ((payload, "DUMP"), (expiry, "PEXPIRETIME")):
+            if isinstance(reply, ErrorReply):
+                raise source.error_for(reply, command)
+        return isinstance(payload, bytes) and isinstance(expiry, int) and expiry != NO_KEY
+
+    def _restore_commands(self, names: list[bytes], payloads: list[bytes], expiries: list[int]) -> bytes:
+        """The packed commands that write a batch; built from fragments by one join, without a call per key."""
+        when = [_NEVER if expiry < 0 else argument(b"%d" % expiry) for expiry in expiries]
+        write: list[Iterable[bytes]] = [
+            repeat(self._restore_head),
+            names,
+            when,
+            bulk_headers(payloads),
+            payloads,
+            repeat(b"\r\n" + self._restore_tail),
+        ]
+        if self._via_temporary:
+            slots = [argument(self._temporary + b"%d" % slot) for slot in range(1, len(names) + 1)]
+            write[1] = slots
+            write += [repeat(b"*3\r\n$6\r\nRENAME\r\n"), slots, names]
+        return b"".join(chain.from_iterable(zip(*write, strict=False)))
 
     # -- target -------------------------------------------------------------------------------------------------
-
-    def _restore(self, slot: int, key: bytes, payload: bytes, expiry_ms: int) -> bytes:
-        destination = self._temporary + b"%d" % slot if self._via_temporary else key
-        at = b"%d" % expiry_ms
-        replaces = self._settings.conflict is not ConflictPolicy.SKIP
-        command = b"*%d\r\n$7\r\nRESTORE\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n%b$6\r\nABSTTL\r\n" % (
-            6 if replaces else 5,
-            len(destination),
-            destination,
-            len(at),
-            at,
-            len(payload),
-            payload,
-            _REPLACE if replaces else b"",
-        )
-        return command + pack(b"RENAME", destination, key) if self._via_temporary else command
 
     def _acknowledge(self, target: Connection, sent: _Sent, state: CheckpointState) -> CheckpointState:
         """Take in the target's answers to one batch, and move the checkpoint."""
@@ -192,17 +199,16 @@ class Copier:
         if self._via_temporary:
             replies = self._after_rename(target, sent, replies)
         findings: list[NewFinding] = []
-        tallies, database = self.totals.tallies, target.database
-        size = written = 0
-        for key, payload, reply in zip(sent.keys, sent.payloads, replies, strict=True):
-            if isinstance(reply, ErrorReply):
-                findings.append(self._not_written(target, key, payload, reply))
-                continue
-            written += 1
-            size += len(payload)
-            place = (database, KIND_BY_RDB_TYPE[payload[0]])
-            keys, total = tallies.get(place, (0, 0))
-            tallies[place] = (keys + 1, total + len(payload))
+        database, payloads = target.database, sent.payloads
+        if replies.count(b"OK") != len(replies):
+            payloads = []
+            for key, payload, reply in zip(sent.keys, sent.payloads, replies, strict=True):
+                if isinstance(reply, ErrorReply):
+                    findings.append(self._not_written(target, key, payload, reply))
+                else:
+                    payloads.append(payload)
+        written, size = len(payloads), sum(map(len, payloads))
+        self._tally(database, payloads)
         self.totals.written += written
         self.totals.size += size
         self.totals.batches += 1
@@ -221,6 +227,19 @@ class Copier:
             self._on_checkpoint(state)
         self._on_progress(len(page.keys), size)
         return state
+
+    def _tally(self, database: int, payloads: list[bytes]) -> None:
+        """Count payloads by kind, which their first byte tells."""
+        by_type: dict[int, list[int]] = {}
+        for payload in payloads:
+            if payload[0] in by_type:
+                by_type[payload[0]].append(len(payload))
+            else:
+                by_type[payload[0]] = [len(payload)]
+        for rdb_type, sizes in by_type.items():
+            place = (database, KIND_BY_RDB_TYPE[rdb_type])
+            keys, total = self.totals.tallies.get(place, (0, 0))
+            self.totals.tallies[place] = (keys + len(sizes), total + sum(sizes))
 
     def _not_written(self, target: Connection, key: bytes, payload: bytes, reply: ErrorReply) -> NewFinding:
         """The finding for a refused key.

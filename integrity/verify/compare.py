@@ -9,21 +9,24 @@ as the settings say: a key that was being written, or was expiring, settles; wha
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.expiry import NO_KEY, TIME_COMMAND, clock_ms, expiry_prefix
-from integrity.keyspace import Commands, KeyspaceReader, Page, memory_usage_known, scan_command, scan_reply
-from integrity.kinds import KINDS, STREAM, MalformedReply
+from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
+from integrity.keyspace import KeyspaceReader, Page, memory_usage_known, scan_command, scan_reply
+from integrity.kinds import STREAM, Kind, MalformedReply
+from integrity.kinds.groups import KindGroups, group_kinds
 from integrity.ledger.models import FindingClass
 from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.replies import Reply
 from integrity.settings import VerifySettings
 from integrity.verify.classify import classify, expiries_agree
 from integrity.verify.look import look
-from integrity.wire import Connection, Reply, pack
+from integrity.wire import Connection, pack
 
 _CAREFUL_KEYS: Final = 100
 """Keys per careful look; each may be read twice."""
@@ -66,6 +69,15 @@ class CompareTotals:
                         whole.merge(part)
                 result[side][str(database)] = whole.hex()
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Odd:
+    """Positions in a page whose expiries do not simply agree."""
+
+    careful: set[int]
+    vanished: set[int]
+    """Gone from both sides."""
 
 
 class Comparer:
@@ -116,11 +128,16 @@ class Comparer:
             self._source.connect("verify", database) as source_again,
             self._target.connect("verify", database) as target_again,
         ):
+            asked: deque[KindGroups] = deque()
 
             def ask_both(page: Page) -> Commands:
-                target.send(self._read_commands(page, absolute=self._target_absolute))
-                commands = self._read_commands(page, absolute=self._source_absolute)
-                return commands, _reply_count(page, absolute=self._source_absolute)
+                groups = group_kinds(page.types)
+                asked.append(groups)
+                values = groups.commands(page.arguments)
+                expiries, _ = expiry_commands(page.arguments, absolute=self._target_absolute)
+                target.send(expiries + values)
+                expiries, count = expiry_commands(page.arguments, absolute=self._source_absolute)
+                return expiries + values, count + groups.count
 
             reader = KeyspaceReader(
                 source,
@@ -132,8 +149,11 @@ class Comparer:
                 with_sizes=memory_usage_known(source),
             )
             for page, source_replies in reader:
-                target_replies = target.receive_many(_reply_count(page, absolute=self._target_absolute))
-                unequal = self._compare_page(database, page, source_replies, target_replies)
+                groups = asked.popleft()
+                target_replies = target.receive_many(
+                    len(page.keys) + (not self._target_absolute) + groups.count
+                )
+                unequal = self._compare_page(database, page, groups, source_replies, target_replies)
                 if unequal:
                     self._look_again(database, unequal, source_again, target_again)
                 state = CheckpointState(
@@ -148,68 +168,88 @@ class Comparer:
                     self._on_checkpoint(state)
                 self._on_progress(len(page.keys), page.size)
 
-    def _read_commands(self, page: Page, *, absolute: bool) -> bytes:
-        prefix = expiry_prefix(absolute=absolute)
-        parts = [] if absolute else [TIME_COMMAND]
-        for key, kind_name in zip(page.keys, page.types, strict=True):
-            parts.append(b"%b$%d\r\n%b\r\n" % (prefix, len(key), key))
-            kind = KINDS.get(kind_name)
-            if kind is not None:
-                parts.append(kind.read(key))
-        return b"".join(parts)
-
     def _compare_page(
-        self, database: int, page: Page, source_replies: list[Reply], target_replies: list[Reply]
+        self,
+        database: int,
+        page: Page,
+        groups: KindGroups,
+        source_replies: list[Reply],
+        target_replies: list[Reply],
     ) -> list[bytes]:
         """Count the keys in that are equal; return those that want a careful look."""
-        totals, tolerance, kinds = self.totals, self._settings.expiry_tolerance_ms, KINDS
+        totals = self.totals
         totals.scanned += len(page.keys)
+        source_at = len(page.keys) + (not self._source_absolute)
+        target_at = len(page.keys) + (not self._target_absolute)
+        odd = self._odd_expiries(
+            take_expiries(source_replies[:source_at], absolute=self._source_absolute),
+            take_expiries(target_replies[:target_at], absolute=self._target_absolute),
+        )
+        careful = {*groups.unknown, *odd.careful}
+        settled = careful | odd.vanished
+        totals.vanished += len(odd.vanished)
         equal = totals.equal.setdefault(database, Fingerprint())
-        sources, targets = iter(source_replies), iter(target_replies)
-        source_now = 0 if self._source_absolute else clock_ms(next(sources))
-        target_now = 0 if self._target_absolute else clock_ms(next(targets))
-        unequal: list[bytes] = []
-        for key, kind_name in zip(page.keys, page.types, strict=True):
-            source_expiry, target_expiry = next(sources), next(targets)
-            kind = kinds.get(kind_name)
-            if kind is None:
-                unequal.append(key)
-                continue
-            ours, theirs = next(sources), next(targets)
-            if not isinstance(source_expiry, int) or not isinstance(target_expiry, int):
-                unequal.append(key)
-                continue
-            if source_expiry == NO_KEY or target_expiry == NO_KEY:
-                if source_expiry == target_expiry:
-                    totals.vanished += 1
-                else:
-                    unequal.append(key)
-                continue
-            if source_expiry >= 0:
-                source_expiry += source_now
-            if target_expiry >= 0:
-                target_expiry += target_now
-            try:
-                digest = kind.digest(ours)
-                same = ours == theirs or (
-                    digest == kind.digest(theirs) and (kind is not STREAM or _same_counters(ours, theirs))
-                )
-            except MalformedReply:
-                unequal.append(key)
-                continue
-            if not same or not (
-                source_expiry == target_expiry or expiries_agree(source_expiry, target_expiry, tolerance)
-            ):
-                unequal.append(key)
-                continue
-            if source_expiry != target_expiry:
-                totals.max_expiry_drift_ms = max(
-                    totals.max_expiry_drift_ms, abs(source_expiry - target_expiry)
-                )
-            equal.add(key, digest)
+        for kind, positions in groups.groups:
+            ours = source_replies[source_at : source_at + len(positions)]
+            theirs = target_replies[target_at : target_at + len(positions)]
+            source_at += len(positions)
+            target_at += len(positions)
+            if settled:
+                rest = [n for n, i in enumerate(positions) if i not in settled]
+                positions = [positions[n] for n in rest]  # noqa: PLW2901  (the shorter list from here on)
+                ours, theirs = [ours[n] for n in rest], [theirs[n] for n in rest]
+            same, digests = self._compare_values(kind, ours, theirs)
+            if len(same) != len(positions):
+                careful.update(positions[n] for n in set(range(len(positions))).difference(same))
+            equal.add_many([page.keys[positions[n]] for n in same], digests)
             place = (database, kind.name)
-            totals.tallies[place] = totals.tallies.get(place, 0) + 1
-        return unequal
+            totals.tallies[place] = totals.tallies.get(place, 0) + len(same)
+        return [page.keys[i] for i in sorted(careful)]
+
+    def _odd_expiries(self, ours: list[Reply], theirs: list[Reply]) -> _Odd:
+        """Positions whose expiries do not simply agree."""
+        careful: set[int] = set()
+        vanished: set[int] = set()
+        if ours == theirs and NO_KEY not in ours:
+            return _Odd(careful, vanished)
+        tolerance = self._settings.expiry_tolerance_ms
+        for position, (left, right) in enumerate(zip(ours, theirs, strict=True)):
+            if left == right and left != NO_KEY:
+                continue
+            if not isinstance(left, int) or not isinstance(right, int):
+                careful.add(position)
+            elif left == right:
+                vanished.add(position)
+            elif NO_KEY in (left, right) or not expiries_agree(left, right, tolerance):
+                careful.add(position)
+            else:
+                drift = abs(left - right)
+                self.totals.max_expiry_drift_ms = max(self.totals.max_expiry_drift_ms, drift)
+        return _Odd(careful, vanished)
+
+    @staticmethod
+    def _compare_values(
+        kind: Kind, ours: list[Reply], theirs: list[Reply]
+    ) -> tuple[Sequence[int], list[bytes]]:
+        """Positions of equal values, and their digests."""
+        if ours == theirs and kind is not STREAM:
+            try:
+                return range(len(ours)), kind.digests(ours)
+            except MalformedReply:
+                return [], []
+        same: list[int] = []
+        digests: list[bytes] = []
+        for position, (left, right) in enumerate(zip(ours, theirs, strict=True)):
+            try:
+                digest = kind.digest(left)
+                if left == right or (
+                    digest == kind.digest(right) and (kind is not STREAM or _same_counters(left, right))
+                ):
+                    same.append(position)
+                    digests.append(digest)
+            except MalformedReply:
+                continue
+        return same, digests
 
     def _look_again(
         self, database: int, keys: Sequence[bytes], source: Connection, target: Connection
@@ -278,10 +318,6 @@ class Comparer:
                 if found and theirs.digest is not None:
                     self.totals.only_target.setdefault(database, Fingerprint()).add(key, theirs.digest)
             self._on_findings(findings)
-
-
-def _reply_count(page: Page, *, absolute: bool) -> int:
-    return len(page.keys) + sum(kind in KINDS for kind in page.types) + (not absolute)
 
 
 def _same_counters(ours: Reply, theirs: Reply) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from integrity.expiry import NO_KEY, TIME_COMMAND, absolute_expiry, clock_ms, expiry_prefix
+from integrity.expiry import NO_KEY, expiry_commands, take_expiries
 from integrity.kinds import KINDS, STREAM, Kind, MalformedReply
+from integrity.kinds.groups import group_kinds
 from integrity.kinds.stream import Counters
-from integrity.wire import Connection, ErrorReply, Reply
+from integrity.replies import ErrorReply, Reply
+from integrity.wire import Connection, argument, every
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +51,29 @@ def look(connection: Connection, keys: Sequence[bytes], *, absolute: bool) -> li
 
     :raises ServerError: the connection is lost, or TYPE or the expiry command is refused.
     """
-    types = connection.exchange([b"*2\r\n$4\r\nTYPE\r\n$%d\r\n%b\r\n" % (len(key), key) for key in keys])
-    prefix = expiry_prefix(absolute=absolute)
-    commands = [TIME_COMMAND]
-    for key, kind_name in zip(keys, types, strict=True):
-        if isinstance(kind_name, ErrorReply):
-            raise connection.error_for(kind_name, "TYPE")
-        commands.append(prefix + b"$%d\r\n%b\r\n" % (len(key), key))
-        kind = KINDS.get(kind_name) if isinstance(kind_name, bytes) else None
-        if kind is not None:
-            commands.append(kind.read(key))
-    replies = iter(connection.exchange(commands))
-    now_ms = clock_ms(next(replies))
+    arguments = [argument(key) for key in keys]
+    connection.send(every(b"*2\r\n$4\r\nTYPE\r\n", arguments))
+    types: list[bytes] = []
+    for reply in connection.receive_many(len(keys)):
+        if isinstance(reply, ErrorReply):
+            raise connection.error_for(reply, "TYPE")
+        types.append(reply if isinstance(reply, bytes) else b"")
+    groups = group_kinds(types)
+    commands, count = expiry_commands(arguments, absolute=absolute)
+    connection.send(commands + groups.commands(arguments))
+    expiries = take_expiries(connection.receive_many(count), absolute=absolute)
+    values: list[Reply] = [None] * len(keys)
+    for _, positions in groups.groups:
+        for position, value in zip(positions, connection.receive_many(len(positions)), strict=True):
+            values[position] = value
     looks = []
-    for kind_name in types:
-        expiry = next(replies)
+    for name, expiry, value in zip(types, expiries, values, strict=True):
         if isinstance(expiry, ErrorReply):
-            raise connection.error_for(expiry, prefix.split(b"\r\n")[2].decode())
-        kind = KINDS.get(kind_name) if isinstance(kind_name, bytes) else None
-        value = next(replies) if kind is not None else None
-        name = kind_name.decode("utf-8", "replace") if isinstance(kind_name, bytes) else ""
-        looks.append(_look(name, absolute_expiry(expiry, 0 if absolute else now_ms), kind, value))
+            raise connection.error_for(expiry, "PEXPIRETIME" if absolute else "PTTL")
+        kind = KINDS.get(name)
+        looks.append(
+            _look(name.decode("utf-8", "replace"), expiry if isinstance(expiry, int) else None, kind, value)
+        )
     return looks
 
 

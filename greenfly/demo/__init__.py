@@ -1,0 +1,1 @@
+"""The demonstration: servers on loopback, and an application's data to move between them."""

@@ -1,0 +1,267 @@
+"""From the ledger's rows to the model of a report.  Only the ledger is read, never a server."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from integrity.ledger import Ledger
+from integrity.ledger.models import (
+    Artifact,
+    Event,
+    FindingClass,
+    FindingState,
+    Measurement,
+    Phase,
+    PhaseName,
+    Run,
+    Tally,
+)
+from reports import facts
+from reports.facts import Facts, masked_text
+from reports.findings import CLASS_MEANING
+from reports.judgement import LIMITS, Evidence, judge
+from reports.model import (
+    Amount,
+    ArtifactView,
+    CountRow,
+    Coverage,
+    EndpointView,
+    EventView,
+    ExpiryView,
+    FindingCount,
+    FingerprintRow,
+    IntegrityView,
+    PhaseView,
+    RunIdentity,
+    RunReport,
+    Sample,
+)
+
+REPORT_ARTIFACTS: Final = frozenset({"report-html", "report-json", "findings-csv"})
+"""A report cannot hold its own hash, and one that is written again replaces these files: they are not listed."""
+
+
+def build_report(ledger: Ledger, run_id: str) -> RunReport:
+    """Everything the ledger tells about one run.
+
+    :param run_id: an id, an unambiguous beginning or ending of one, or ``latest``.
+    :raises ConfigurationError: no such run.
+    :raises LedgerError: the ledger cannot be read.
+    """
+    now = datetime.now(UTC)
+    run = ledger.find_run(run_id)
+    phases = ledger.phases(run.id)
+    details: dict[PhaseName, Facts] = {phase.name: phase.detail for phase in phases}
+    chain = ledger.chain_state()
+    evidence = Evidence(
+        run=run,
+        now=now,
+        source=_endpoint("source", run),
+        target=_endpoint("target", run),
+        phases=tuple((phase.name, phase.state) for phase in phases),
+        coverage=_coverage(phases, details),
+        fingerprints=_fingerprints(details),
+        finding_counts=_finding_counts(ledger.finding_counts(run.id)),
+        chain=chain,
+    )
+    verify = details.get(PhaseName.VERIFY, {})
+    return RunReport(
+        verdict=judge(evidence),
+        coverage=evidence.coverage,
+        run=_identity(run),
+        source=evidence.source,
+        target=evidence.target,
+        phases=_phases(phases, ledger.measurements(run.id)),
+        counts=_counts(ledger.tallies(run.id)),
+        fingerprints=evidence.fingerprints,
+        expiry=ExpiryView(
+            facts.integer(verify, "expiry_tolerance_ms"), facts.integer(verify, "max_expiry_drift_ms")
+        )
+        if verify
+        else None,
+        finding_counts=evidence.finding_counts,
+        artifacts=tuple(
+            _artifact(row) for row in ledger.artifacts(run.id) if row.kind not in REPORT_ARTIFACTS
+        ),
+        configuration=facts.masked_table(run.settings),
+        timeline=tuple(map(_event, ledger.events(run.id))),
+        integrity=IntegrityView(
+            chain.intact, chain.events, chain.head, chain.broken_at, chain.problem, limits=LIMITS
+        ),
+        generated_at=now,
+    )
+
+
+def _identity(run: Run) -> RunIdentity:
+    return RunIdentity(
+        run_id=run.id,
+        kind=run.kind,
+        label=masked_text(run.label) if run.label is not None else None,
+        version=run.version,
+        operator=masked_text(run.operator),
+        host=masked_text(run.host),
+        flow_run_id=masked_text(run.flow_run_id) if run.flow_run_id is not None else None,
+        checksum_definition=run.checksum_definition,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        seconds=(run.ended_at - run.started_at).total_seconds() if run.ended_at else None,
+    )
+
+
+def _endpoint(role: Literal["source", "target"], run: Run) -> EndpointView | None:
+    known = run.source if role == "source" else run.target
+    address = run.source_address if role == "source" else run.target_address
+    if known is None and address is None:
+        return None
+    identity: Facts = known or {}
+    engine, version = facts.text(identity, "engine"), facts.text(identity, "version")
+    title = f"{engine.capitalize()} {version or ''}".strip() if engine else None
+    databases = {
+        int(number): keys
+        for number in (facts.table(identity, "databases") if identity else {})
+        if number.isdecimal()
+        and (keys := facts.integer(facts.table(identity, "databases"), number)) is not None
+    }
+    note = None
+    if role == "target" and engine is not None and engine != "dragonfly":
+        note = f"The target is {title}, not a Dragonfly: this run rehearses the pipeline with a stand-in."
+    elif engine is None:
+        note = f"The {role} was not identified; it may not have been reached."
+    return EndpointView(
+        role=role,
+        address=facts.text(identity, "address") or (masked_text(address) if address else None),
+        engine=engine,
+        version=version,
+        title=title,
+        server_run_id=facts.text(identity, "run_id"),
+        server_role=facts.text(identity, "role"),
+        mode=facts.text(identity, "mode"),
+        used_memory=facts.integer(identity, "used_memory"),
+        max_memory=facts.integer(identity, "max_memory"),
+        databases=dict(sorted(databases.items())) if "databases" in identity else None,
+        keys=sum(databases.values()) if "databases" in identity else None,
+        observed_at=facts.text(identity, "observed_at"),
+        note=note,
+    )
+
+
+def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts]) -> Coverage | None:
+    verify = next((phase for phase in phases if phase.name is PhaseName.VERIFY), None)
+    if verify is None:
+        return None
+    compared, streamed = verify.detail, details.get(PhaseName.STREAM, {})
+    return Coverage(
+        phase_state=verify.state,
+        source_keys=facts.integer(compared, "source_keys"),
+        compared=facts.integer(compared, "compared"),
+        equal=facts.integer(compared, "equal"),
+        vanished=facts.integer(compared, "vanished"),
+        skipped=facts.integer(streamed, "skipped"),
+        refused=facts.integer(streamed, "refused"),
+        unreadable=facts.integer(compared, "unreadable"),
+        target_keys=facts.integer(compared, "target_keys"),
+        target_scanned=facts.integer(compared, "target_scanned"),
+        extra=facts.integer(compared, "extra"),
+        rechecks=facts.integer(compared, "rechecks"),
+        settled=facts.integer(compared, "settled"),
+    )
+
+
+def _phases(phases: Sequence[Phase], measurements: Sequence[Measurement]) -> tuple[PhaseView, ...]:
+    samples: dict[PhaseName, list[Measurement]] = defaultdict(list)
+    for measurement in measurements:
+        samples[measurement.phase].append(measurement)
+    return tuple(_phase(phase, samples[phase.name]) for phase in phases)
+
+
+def _phase(phase: Phase, measurements: Sequence[Measurement]) -> PhaseView:
+    # The engine's own clock leaves out what the ledger's transactions around the phase cost.
+    seconds = facts.number(phase.detail, "seconds")
+    if seconds is None and phase.ended_at is not None:
+        seconds = (phase.ended_at - phase.started_at).total_seconds()
+    return PhaseView(
+        name=phase.name,
+        state=phase.state,
+        started_at=phase.started_at,
+        ended_at=phase.ended_at,
+        seconds=seconds,
+        keys_expected=phase.keys_expected,
+        keys=phase.keys,
+        bytes=phase.bytes,
+        keys_per_second=phase.keys / seconds if seconds and phase.keys else None,
+        bytes_per_second=phase.bytes / seconds if seconds and phase.bytes else None,
+        client_cpu_seconds=facts.number(phase.detail, "client_cpu_seconds"),
+        detail=facts.masked_table(phase.detail),
+        samples=tuple(
+            Sample((row.at - phase.started_at).total_seconds(), row.keys, row.bytes) for row in measurements
+        ),
+    )
+
+
+def _counts(tallies: Sequence[Tally]) -> tuple[CountRow, ...]:
+    amounts: dict[tuple[int, str], dict[PhaseName, Amount]] = defaultdict(dict)
+    for row in tallies:
+        amounts[row.database, masked_text(row.kind)][row.phase] = Amount(row.keys, row.bytes)
+    return tuple(
+        CountRow(
+            database,
+            kind,
+            snapshot=by_phase.get(PhaseName.SNAPSHOT),
+            stream=by_phase.get(PhaseName.STREAM),
+            verify=by_phase.get(PhaseName.VERIFY),
+        )
+        for (database, kind), by_phase in sorted(amounts.items())
+    )
+
+
+def _fingerprints(details: dict[PhaseName, Facts]) -> tuple[FingerprintRow, ...]:
+    snapshot = facts.table(details.get(PhaseName.SNAPSHOT, {}), "fingerprints")
+    both = facts.table(details.get(PhaseName.VERIFY, {}), "fingerprints")
+    source, target = facts.table(both, "source"), facts.table(both, "target")
+    rows = []
+    for number in sorted({int(name) for name in (*snapshot, *source, *target) if name.isdecimal()}):
+        ours, theirs = facts.text(source, str(number)), facts.text(target, str(number))
+        agree = ours == theirs if ours is not None and theirs is not None else None
+        rows.append(FingerprintRow(number, facts.text(snapshot, str(number)), ours, theirs, agree))
+    return tuple(rows)
+
+
+def _finding_counts(counts: dict[tuple[FindingClass, FindingState], int]) -> tuple[FindingCount, ...]:
+    return tuple(
+        FindingCount(
+            finding_class,
+            meaning,
+            {
+                state: counts[finding_class, state]
+                for state in FindingState
+                if (finding_class, state) in counts
+            },
+        )
+        for finding_class, meaning in CLASS_MEANING.items()
+        if any(found is finding_class for found, _ in counts)
+    )
+
+
+def _artifact(row: Artifact) -> ArtifactView:
+    return ArtifactView(masked_text(row.kind), masked_text(row.path), row.size, row.sha256, row.created_at)
+
+
+def _event(row: Event) -> EventView:
+    try:
+        payload = json.loads(row.payload)
+    except json.JSONDecodeError:
+        payload = None
+    # A payload that is no table was changed outside Greenfly; the chain says so, the report still shows it.
+    known: Facts = payload if isinstance(payload, dict) else {"payload": row.payload}
+    return EventView(
+        row.sequence,
+        masked_text(row.at),
+        masked_text(row.actor),
+        masked_text(row.kind),
+        facts.masked_table(known),
+        row.hash,
+    )

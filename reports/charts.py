@@ -1,0 +1,228 @@
+"""Charts as inline SVG, with their text alternatives.
+
+Lengths are percentages of the width and text has a fixed size, so that a chart stays readable on a narrow screen.
+Nothing is told by colour alone: bars carry their numbers, states have their own fillings.  Elements are built as a
+tree, never as text, so that a name from a server cannot become markup.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from markupsafe import Markup
+
+from integrity.ledger.models import FindingState
+from reports.display import count, counted, duration, rate
+from reports.model import Amount, CountRow, FindingCount, PhaseView
+
+_MOST_STEPS: Final = 80
+_SHORTEST_SECONDS: Final = 0.2
+_ROW: Final = 34
+_PATTERNS: Final = {
+    FindingState.OPEN: "solid",
+    FindingState.EXCEPTION: "hatched",
+    FindingState.SETTLED: "outlined",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture and its numbers."""
+
+    title: str
+    description: str
+    svg: Markup
+    legend: tuple[tuple[str, str], ...] = ()
+    """(filling, what it means)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """One phase's progress: the picture where there is one, and the numbers always."""
+
+    phase: PhaseView
+    chart: Chart | None
+    slowest: float | None
+    fastest: float | None
+    points: int
+
+
+def throughput(phase: PhaseView) -> Throughput:
+    """Keys per second over the time of one phase, as steps between its measurements."""
+    steps = _steps(phase)
+    if len(steps) < 2:
+        return Throughput(phase, None, None, None, len(phase.samples))
+    rates = [keys / seconds for seconds, keys in steps]
+    top, end = max(rates), sum(seconds for seconds, _ in steps)
+    title = f"Keys per second while {_DOING.get(phase.name.value, phase.name.value)}"
+    description = (
+        f"{counted(len(steps), 'step')} in {duration(end)}: slowest {rate(min(rates), 'keys')}, fastest "
+        f"{rate(top, 'keys')}."
+    )
+    svg = _svg("throughput", phase.name.value, 158, title, description)
+    for share in (0.0, 0.5, 1.0):
+        y = 22 + 108 * (1 - share)
+        SubElement(svg, "line", {"x1": "0", "x2": "100%", "y1": f"{y:g}", "y2": f"{y:g}", "class": "grid"})
+    plot = SubElement(
+        svg,
+        "svg",
+        {
+            "x": "0",
+            "y": "22",
+            "width": "100%",
+            "height": "108",
+            "viewBox": "0 0 1000 108",
+            "preserveAspectRatio": "none",
+        },
+    )
+    outline, at = [], 0.0
+    for (seconds, _), value in zip(steps, rates, strict=True):
+        y = 108 - (108 * value / top if top else 0)
+        outline.append(f"{1000 * at / end:.2f},{y:.2f}")
+        at += seconds
+        outline.append(f"{1000 * at / end:.2f},{y:.2f}")
+    SubElement(plot, "polygon", {"points": f"0,108 {' '.join(outline)} 1000,108", "class": "area"})
+    SubElement(
+        plot,
+        "polyline",
+        {"points": " ".join(outline), "class": "line", "vector-effect": "non-scaling-stroke"},
+    )
+    _label(svg, "0", 16, rate(top, "keys"))
+    _label(svg, "0", 150, "0 s")
+    _label(svg, "100%", 150, duration(end), end=True)
+    return Throughput(phase, Chart(title, description, _markup(svg)), min(rates), top, len(phase.samples))
+
+
+_DOING: Final = {"snapshot": "taking the snapshot", "stream": "streaming", "verify": "verifying"}
+
+
+def _steps(phase: PhaseView) -> list[tuple[float, int]]:
+    """(seconds, keys) between measurements, neighbours merged where they are too close to tell anything.
+
+    A process that takes a run over may count from an older checkpoint: keys that go back are shown as none.
+    """
+    if not phase.samples:
+        return []
+    # The first measurement is usually taken before the first key: time until then is not part of the work.
+    first = phase.samples[0]
+    points = [(first.seconds, 0) if first.keys == 0 else (0.0, 0)]
+    shortest = max((phase.samples[-1].seconds - points[0][0]) / _MOST_STEPS, _SHORTEST_SECONDS)
+    for sample in phase.samples:
+        if sample.seconds - points[-1][0] >= shortest:
+            points.append((sample.seconds, sample.keys))
+    last = phase.samples[-1]
+    if len(points) > 1 and last.seconds > points[-1][0]:
+        points[-1] = (last.seconds, last.keys)
+    return [(b[0] - a[0], max(b[1] - a[1], 0)) for a, b in pairwise(points)]
+
+
+def keys_by_type(rows: Sequence[CountRow]) -> Chart | None:
+    """Horizontal bars, from the last phase that counted; None where none did."""
+    for phase in ("verify", "stream", "snapshot"):
+        sums: dict[str, int] = defaultdict(int)
+        for row in rows:
+            amounts: dict[str, Amount | None] = {
+                "verify": row.verify,
+                "stream": row.stream,
+                "snapshot": row.snapshot,
+            }
+            amount = amounts[phase]
+            if amount is not None:
+                sums[row.kind] += amount.keys
+        if sums:
+            ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+            told = "; ".join(f"{kind} {count(keys)}" for kind, keys in ordered)
+            title = f"Keys by type, as the {phase} phase counted them"
+            svg = _svg("bars", "types", _ROW * len(ordered), title, told)
+            for index, (kind, keys) in enumerate(ordered):
+                _bar(svg, index, kind, count(keys), [("solid", keys)], ordered[0][1])
+            return Chart(title, told, _markup(svg))
+    return None
+
+
+def findings_by_class(rows: Sequence[FindingCount]) -> Chart | None:
+    """Horizontal bars, one piece per state; None where nothing was found."""
+    if not rows:
+        return None
+    title = "Findings by class and state"
+    told = "; ".join(
+        f"{row.finding_class.value}: "
+        + ", ".join(f"{count(n)} {state.value}" for state, n in row.by_state.items())
+        for row in rows
+    )
+    svg = _svg("bars", "findings", _ROW * len(rows), title, told)
+    most = max(row.total for row in rows)
+    for index, row in enumerate(rows):
+        pieces = [(_PATTERNS[state], row.by_state.get(state, 0)) for state in _PATTERNS]
+        _bar(svg, index, row.finding_class.value, count(row.total), pieces, most)
+    used = [state for state in _PATTERNS if any(row.by_state.get(state) for row in rows)]
+    return Chart(title, told, _markup(svg), tuple((_PATTERNS[state], state.value) for state in used))
+
+
+def _svg(shape: str, name: str, height: int, title: str, description: str) -> Element:
+    identifier = f"chart-{shape}-{name}"
+    svg = Element(
+        "svg",
+        {
+            "class": f"chart {shape}",
+            "role": "img",
+            "aria-labelledby": f"{identifier}-title {identifier}-desc",
+            "width": "100%",
+            "height": str(height),
+        },
+    )
+    SubElement(svg, "title", {"id": f"{identifier}-title"}).text = title
+    SubElement(svg, "desc", {"id": f"{identifier}-desc"}).text = description
+    if name == "findings":
+        pattern = SubElement(
+            SubElement(svg, "defs"),
+            "pattern",
+            {
+                "id": "hatch",
+                "width": "6",
+                "height": "6",
+                "patternUnits": "userSpaceOnUse",
+                "patternTransform": "rotate(45)",
+            },
+        )
+        SubElement(pattern, "rect", {"width": "2.5", "height": "6", "class": "solid"})
+    return svg
+
+
+def _bar(
+    svg: Element, index: int, name: str, number: str, pieces: Sequence[tuple[str, int]], most: int
+) -> None:
+    top = index * _ROW
+    _label(svg, "0", top + 13, name)
+    _label(svg, "100%", top + 13, number, end=True)
+    start = 0.0
+    for filling, value in pieces:
+        if value:
+            # A single key among millions must still be seen.
+            width = max(99.4 * value / most, 0.4)
+            SubElement(
+                svg,
+                "rect",
+                {
+                    "x": f"{start:.3f}%",
+                    "y": str(top + 19),
+                    "width": f"{width:.3f}%",
+                    "height": "9",
+                    "class": filling,
+                },
+            )
+            start += width
+
+
+def _label(svg: Element, x: str, y: int, text: str, *, end: bool = False) -> None:
+    SubElement(svg, "text", {"x": x, "y": str(y), **({"text-anchor": "end"} if end else {})}).text = text
+
+
+def _markup(svg: Element) -> Markup:
+    # The serializer escapes all text and attributes.
+    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704

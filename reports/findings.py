@@ -1,0 +1,112 @@
+"""One finding as a report shows it, and what each class of finding means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from integrity.ledger import Ledger
+from integrity.ledger.models import Finding, FindingClass, FindingState
+from reports.facts import masked_text
+
+CLASS_MEANING: Final[dict[FindingClass, str]] = {
+    FindingClass.MISSING: "The source has the key, the target has not.",
+    FindingClass.EXTRA: "The target has the key, the source has not.",
+    FindingClass.TYPE: "Both sides have the key, with different types.",
+    FindingClass.VALUE: "Both sides have the key with the same type, but the values differ.",
+    FindingClass.EXPIRY: "The value is the same, but the key expires at another time.",
+    FindingClass.REFUSED: "The target did not accept the key during the copy.",
+    FindingClass.SKIPPED: "The conflict policy kept the value that the target already had.",
+    FindingClass.UNREADABLE: "One side could not be read, or the type is not known; the key was not compared.",
+}
+
+STATE_MEANING: Final[dict[FindingState, str]] = {
+    FindingState.OPEN: "counts against the verdict",
+    FindingState.EXCEPTION: "covered by a rule that the operator set",
+    FindingState.SETTLED: "a later look found the key equal; kept for the record",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one side had."""
+
+    kind: str | None
+    digest: str | None
+    """Hexadecimal."""
+    expiry_ms: int | None
+    """Absolute; −1 for none."""
+    size: int | None
+    """Bytes of a string, elements of everything else."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the ledger holds anything about this side."""
+        return (self.kind, self.digest, self.expiry_ms, self.size) != (None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class FindingView:
+    """One key that differs, and how."""
+
+    finding_class: FindingClass
+    state: FindingState
+    database: int
+    key: bytes
+    source: Side
+    target: Side
+    detail: str
+    first_seen_at: datetime
+    last_seen_at: datetime
+    times_seen: int
+
+    @property
+    def expiry_drift_ms(self) -> int | None:
+        """Target minus source where both sides have an expiry."""
+        source, target = self.source.expiry_ms, self.target.expiry_ms
+        if source is None or target is None or source < 0 or target < 0:
+            return None
+        return target - source
+
+
+def view(row: Finding) -> FindingView:
+    """The ledger's row as a value."""
+    return FindingView(
+        finding_class=row.finding_class,
+        state=row.state,
+        database=row.database,
+        key=row.key,
+        source=_side(row.source_kind, row.source_digest, row.source_expiry_ms, row.source_size),
+        target=_side(row.target_kind, row.target_digest, row.target_expiry_ms, row.target_size),
+        detail=masked_text(row.detail),
+        first_seen_at=row.first_seen_at,
+        last_seen_at=row.last_seen_at,
+        times_seen=row.times_seen,
+    )
+
+
+def _side(kind: str | None, digest: bytes | None, expiry_ms: int | None, size: int | None) -> Side:
+    return Side(
+        masked_text(kind) if kind is not None else None,
+        None if digest is None else digest.hex(),
+        expiry_ms,
+        size,
+    )
+
+
+def all_findings(ledger: Ledger, run_id: str, page: int = 1_000) -> Iterator[FindingView]:
+    """All findings of a run, a page at a time: memory does not grow with their number."""
+    return map(view, ledger.iterate_findings(run_id, page))
+
+
+def first_findings(
+    ledger: Ledger, run_id: str, finding_class: FindingClass, limit: int
+) -> Iterator[FindingView]:
+    """The first *limit* findings of a class: those that count, then exceptions, then settled ones."""
+    left = limit
+    for state in STATE_MEANING:
+        rows = ledger.findings(run_id, state=state, classes=[finding_class], limit=left) if left else []
+        yield from map(view, rows)
+        left -= len(rows)

@@ -1,0 +1,193 @@
+"""The report as one HTML file that opens offline: no script, no external request.
+
+The file is written piece by piece, so that its findings are never in memory all at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from integrity.ledger import Ledger
+from integrity.ledger.models import FindingClass, FindingState
+from reports import display
+from reports.charts import findings_by_class, keys_by_type, throughput
+from reports.facts import flatten
+from reports.findings import STATE_MEANING, FindingView, Side, first_findings
+from reports.model import Amount, CountRow, EventView, FindingCount, PhaseView, RunReport
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FINDINGS_PER_CLASS: Final = 2_000
+KEY_BYTES_SHOWN: Final = 1_000
+"""Of a longer key the beginning is shown; the JSON and CSV files hold it whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindingClassView:
+    """The findings of one class that the page shows, and how many there are."""
+
+    counts: FindingCount
+    shown: int
+    rows: Iterator[FindingView]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownKey:
+    """A key as text, and how many of its bytes are not shown."""
+
+    text: str
+    left_out: int
+
+
+def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str, csv_name: str) -> None:
+    """Write the page; *json_name* and *csv_name* are the files beside it."""
+    template = _environment().get_template("report.html.jinja")
+    stream = template.stream(
+        report=report,
+        throughputs=tuple(map(throughput, report.phases)),
+        types=keys_by_type(report.counts),
+        classes=findings_by_class(report.finding_counts),
+        totals=_totals(report.counts),
+        finding_classes=(_finding_class(ledger, report, row) for row in report.finding_counts),
+        limit=FINDINGS_PER_CLASS,
+        state_meaning=STATE_MEANING,
+        open_findings=sum(row.by_state.get(FindingState.OPEN, 0) for row in report.finding_counts),
+        json_name=json_name,
+        csv_name=csv_name,
+    )
+    stream.enable_buffering(64)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for piece in stream:
+            file.write(piece)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=display.count,
+        size=display.size,
+        duration=display.duration,
+        moment=display.moment,
+        expiry=display.expiry,
+        byte_rate=display.byte_rate,
+        rate=display.rate,
+        shown_key=shown_key,
+        flatten=lambda table: tuple(flatten(table)),
+        told=told,
+        groups=groups,
+        event_time=event_time,
+        more_detail=more_detail,
+        words=lambda name: str(name).replace("_", " "),
+    )
+    environment.globals.update(
+        UNKNOWN=display.UNKNOWN,
+        percent=display.percent,
+        counted=display.counted,
+        side_fate=side_fate,
+        drift=drift,
+    )
+    environment.tests["same_keys"] = same_keys
+    return environment
+
+
+def _finding_class(ledger: Ledger, report: RunReport, row: FindingCount) -> FindingClassView:
+    shown = min(row.total, FINDINGS_PER_CLASS)
+    return FindingClassView(row, shown, first_findings(ledger, report.run.run_id, row.finding_class, shown))
+
+
+def shown_key(key: bytes) -> ShownKey:
+    """The key's text, cut between characters where it is very long."""
+    if len(key) <= KEY_BYTES_SHOWN:
+        return ShownKey(display.key_text(key), 0)
+    end = KEY_BYTES_SHOWN
+    while end > KEY_BYTES_SHOWN - 3 and key[end] & 0xC0 == 0x80:
+        end -= 1
+    return ShownKey(display.key_text(key[:end]), len(key) - end)
+
+
+def side_fate(finding: FindingView, side: Side, role: str) -> str | None:
+    """What is said of a side about which nothing is recorded."""
+    if side.known:
+        return None
+    absent = {FindingClass.MISSING: "target", FindingClass.EXTRA: "source"}.get(finding.finding_class)
+    return "does not have the key" if absent == role else "nothing recorded"
+
+
+def drift(finding: FindingView) -> str | None:
+    """How far apart two expiries are, in words."""
+    apart = finding.expiry_drift_ms
+    if apart is None or apart == 0:
+        return None
+    return f"The target's expiry is {abs(apart):,} ms {'later' if apart > 0 else 'earlier'}."
+
+
+def same_keys(row: CountRow) -> bool:
+    """Whether all phases that counted this type counted the same number of keys."""
+    return len({amount.keys for amount in (row.snapshot, row.stream, row.verify) if amount is not None}) <= 1
+
+
+def event_time(text: str) -> str:
+    """An event's time to the millisecond; a text that is no time is shown as it is."""
+    try:
+        return display.moment(datetime.fromisoformat(text), milliseconds=True).removesuffix(" UTC")
+    except ValueError:
+        return text
+
+
+def groups(configuration: Mapping[str, object]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """The settings by section, those without a section last."""
+    general = {name: value for name, value in configuration.items() if not isinstance(value, dict)}
+    sections = [(name, value) for name, value in configuration.items() if isinstance(value, dict)]
+    named = [(display.plain_text(name), tuple(flatten(value))) for name, value in sections]
+    return (*named, *((("general", tuple(flatten(general))),) if general else ()))
+
+
+def told(event: EventView) -> str:
+    """An event's payload in a line; what other sections show in full is left out."""
+    left_out = {"detail", "source", "target"}
+    # The payload comes sorted by name; a reader wants to know first what it is about.
+    first = [name for name in ("phase", "kind", "verdict", "reason", "keys") if name in event.payload]
+    known = {
+        name: event.payload[name]
+        for name in (*first, *(other for other in event.payload if other not in first))
+        if name not in left_out and event.payload[name] is not None
+    }
+    return " · ".join(f"{name}: {shown}" for name, shown in flatten(known))
+
+
+_SHOWN_ELSEWHERE: Final = re.compile(r"(?:fingerprints\..*|seconds|client_cpu_seconds)")
+
+
+def more_detail(phase: PhaseView) -> tuple[tuple[str, str], ...]:
+    """What a phase recorded that no other table shows."""
+    return tuple(
+        (name, shown) for name, shown in flatten(phase.detail) if not _SHOWN_ELSEWHERE.fullmatch(name)
+    )
+
+
+def _totals(rows: tuple[CountRow, ...]) -> CountRow:
+    def total(amounts: list[Amount | None]) -> Amount | None:
+        known = [amount for amount in amounts if amount is not None]
+        return Amount(sum(a.keys for a in known), sum(a.bytes for a in known)) if known else None
+
+    return CountRow(
+        database=-1,
+        kind="all",
+        snapshot=total([row.snapshot for row in rows]),
+        stream=total([row.stream for row in rows]),
+        verify=total([row.verify for row in rows]),
+    )

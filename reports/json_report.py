@@ -1,0 +1,83 @@
+"""The report as JSON: the same facts, all findings, written piece by piece.
+
+The field names are those of :mod:`reports.model`; ``schema_version`` changes when one of them goes or changes its
+meaning.  Findings come last, one per line, so that a file with a million of them can still be read with line tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from reports.display import key_text
+from reports.findings import FindingView, Side
+from reports.model import RunReport
+
+SCHEMA_VERSION: Final = 1
+
+
+def report_to_dict(report: RunReport) -> dict[str, object]:
+    """All facts but the findings as plain JSON values."""
+    facts: dict[str, object] = {"schema_version": SCHEMA_VERSION}
+    for field in fields(report):
+        facts[field.name] = _plain(getattr(report, field.name))
+    return facts
+
+
+def finding_to_dict(finding: FindingView) -> dict[str, object]:
+    """One finding as plain JSON values; ``hex`` is the key exactly, ``text`` can be turned back into it."""
+    return {
+        "class": finding.finding_class.value,
+        "state": finding.state.value,
+        "database": finding.database,
+        "key": {"text": key_text(finding.key), "hex": finding.key.hex()},
+        "source": _side(finding.source),
+        "target": _side(finding.target),
+        "detail": finding.detail,
+        "first_seen_at": _time(finding.first_seen_at),
+        "last_seen_at": _time(finding.last_seen_at),
+        "times_seen": finding.times_seen,
+    }
+
+
+def write_json(report: RunReport, findings: Iterable[FindingView], path: Path) -> None:
+    """Write the report with all findings; one finding at a time is in memory."""
+    # A lone surrogate, as in a file name that is no UTF-8, becomes \udcNN, which is JSON's own escape for it.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        head = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False)
+        file.write(head.removesuffix("\n}"))
+        file.write(',\n  "findings": [')
+        separator = "\n"
+        for finding in findings:
+            file.write(f"{separator}    {json.dumps(finding_to_dict(finding), ensure_ascii=False)}")
+            separator = ",\n"
+        file.write("\n  ]\n}\n" if separator == ",\n" else "]\n}\n")
+
+
+def _side(side: Side) -> dict[str, object]:
+    return {"kind": side.kind, "digest": side.digest, "expiry_ms": side.expiry_ms, "size": side.size}
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat()
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            return _time(value)
+        case Mapping():
+            return {str(_plain(name)): _plain(inner) for name, inner in value.items()}
+        case tuple() | list():
+            return [_plain(item) for item in value]
+        case _:
+            return value

@@ -1,0 +1,179 @@
+"""The verdict in words, whether the rest of the ledger bears it out, and what no verdict of this kind can prove.
+
+The verdict itself is the engine's; a report never makes one.  But it lays the verdict beside the other facts and says
+where they contradict it, so that a defect or a changed ledger does not hide behind the word PASS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from integrity.ledger.audit import ChainState
+from integrity.ledger.models import (
+    FindingClass,
+    FindingState,
+    PhaseName,
+    PhaseState,
+    Run,
+    RunKind,
+    RunState,
+    Verdict,
+)
+from reports.display import counted, moment
+from reports.facts import masked_text
+from reports.model import Coverage, EndpointView, FindingCount, FingerprintRow, Tone, VerdictView
+
+LIMITS: Final = (
+    "Checksums: XXH3 finds accidents, not adversaries. Someone who can choose values can make two different ones with "
+    "the same digest.",
+    "Audit chain: it shows that an event was changed, removed or moved. A bare chain cannot show that its newest "
+    "events were cut off; keep the head hash elsewhere to notice that.",
+    "Snapshot: it is read with SCAN. If the source was written to meanwhile, it is not a point in time: each batch is "
+    "consistent in itself, two batches can be from different moments.",
+    "Live sources: a verdict speaks about the moments at which the keys were read. What was written later is not "
+    "covered.",
+    "Streams: idle times of consumers and pending entries, and the groups' entries-read counters, are not compared.",
+    "Hashes: expiries of single fields are not compared.",
+    "Expiries: they are compared as absolute times, with the tolerance stated above.",
+)
+
+_TONES: Final[dict[Verdict, Tone]] = {
+    Verdict.PASS: "pass",
+    Verdict.PASS_WITH_EXCEPTIONS: "exceptions",
+    Verdict.FAIL: "fail",
+    Verdict.INCONCLUSIVE: "inconclusive",
+}
+_MEANINGS: Final[dict[Verdict, str]] = {
+    Verdict.PASS: "Every key that was compared is the same on both sides.",
+    Verdict.PASS_WITH_EXCEPTIONS: "The only differences are those that a rule of the operator allows.",
+    Verdict.FAIL: "The two sides differ.",
+    Verdict.INCONCLUSIVE: "Nothing is proven either way. This is not a pass, and it is not proof of a loss.",
+}
+_OF_THE_COPY: Final = (FindingClass.REFUSED, FindingClass.SKIPPED)
+"""What happened while copying.  Whether the key is equal in the end is the comparison's business."""
+_PASSES: Final = (Verdict.PASS, Verdict.PASS_WITH_EXCEPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a verdict is laid beside."""
+
+    run: Run
+    now: datetime
+    source: EndpointView | None
+    target: EndpointView | None
+    phases: tuple[tuple[PhaseName, PhaseState], ...]
+    coverage: Coverage | None
+    fingerprints: tuple[FingerprintRow, ...]
+    finding_counts: tuple[FindingCount, ...]
+    chain: ChainState
+
+    def found(self, state: FindingState, *, of_the_copy: bool = False) -> int:
+        """Findings in one state: those of the comparison, or those of the copy."""
+        return sum(
+            row.by_state.get(state, 0)
+            for row in self.finding_counts
+            if (row.finding_class in _OF_THE_COPY) is of_the_copy
+        )
+
+
+def judge(evidence: Evidence) -> VerdictView:
+    """The verdict and why, with what contradicts it and what must be known beside it."""
+    run = evidence.run
+    verdict = run.verdict
+    return VerdictView(
+        verdict=verdict,
+        tone="none" if verdict is None else _TONES[verdict],
+        word="NO VERDICT" if verdict is None else verdict.value,
+        meaning=_without_verdict(evidence) if verdict is None else _MEANINGS[verdict],
+        reason=masked_text(run.reason) if run.reason else None,
+        state=run.state,
+        error_kind=masked_text(run.error_kind) if run.error_kind else None,
+        error=masked_text(run.error) if run.error else None,
+        contradictions=tuple(_contradictions(evidence)),
+        notes=tuple(_notes(evidence)),
+    )
+
+
+def _without_verdict(evidence: Evidence) -> str:
+    run = evidence.run
+    if run.state is RunState.RUNNING:
+        if run.lease_until < evidence.now:
+            return (
+                f"The run did not end. Its process stopped reporting; its hold on the run lapsed at "
+                f"{moment(run.lease_until)}. Nothing is proven."
+            )
+        return "The run has not ended yet. Nothing is proven so far."
+    if run.state is RunState.INTERRUPTED:
+        return "The run was stopped before it reached a verdict. Nothing is proven."
+    if run.state is RunState.FAILED:
+        return "The run ended with an error before it reached a verdict. Nothing is proven."
+    if run.kind is RunKind.SNAPSHOT:
+        return "A snapshot run compares nothing, so it has no verdict."
+    return "The run ended, but no verdict was recorded. Nothing is proven."
+
+
+def _contradictions(evidence: Evidence) -> Iterator[str]:
+    run, coverage = evidence.run, evidence.coverage
+    opened = evidence.found(FindingState.OPEN)
+    if not evidence.chain.intact:
+        yield (
+            f"The audit chain is broken at event {evidence.chain.broken_at}: {evidence.chain.problem}. The ledger was "
+            "changed outside Greenfly or is damaged; do not rely on this report."
+        )
+    if run.verdict is Verdict.FAIL and not opened:
+        yield "The verdict is FAIL, but no open finding is recorded."
+    if run.verdict not in _PASSES:
+        return
+    said = f"The verdict is {run.verdict.value}, but"
+    if run.state is not RunState.FINISHED:
+        yield f"{said} the run is {run.state.value}, not finished."
+    if coverage is None or not coverage.compared:
+        yield f"{said} no key was compared."
+    for name, state in evidence.phases:
+        if state is PhaseState.FAILED and name is not PhaseName.REPORT:
+            yield f"{said} the phase {name.value} failed."
+    if opened:
+        yield f"{said} {counted(opened, 'finding')} {'is' if opened == 1 else 'are'} open."
+    allowed = evidence.found(FindingState.EXCEPTION)
+    if run.verdict is Verdict.PASS and allowed:
+        yield f"{said} {counted(allowed, 'finding')} {'is an exception' if allowed == 1 else 'are exceptions'}."
+    moved = coverage is not None and bool(coverage.settled or coverage.vanished)
+    if run.verdict is Verdict.PASS and not moved:
+        for row in evidence.fingerprints:
+            if row.agree is False:
+                yield f"{said} the fingerprints of database {row.database} differ, and no key changed meanwhile."
+
+
+def _notes(evidence: Evidence) -> Iterator[str]:
+    source, target, coverage = evidence.source, evidence.target, evidence.coverage
+    if target is not None and target.note is not None:
+        yield target.note
+    if source is not None and source.note is not None:
+        yield source.note
+    if (
+        source is not None
+        and target is not None
+        and source.server_run_id
+        and source.server_run_id == target.server_run_id
+    ):
+        yield "Source and target are the same server process: the run compared a server with itself."
+    if coverage is not None and coverage.phase_state is PhaseState.FAILED:
+        yield "The verify phase did not complete: counts below may cover a part of the keys only."
+    copied = evidence.found(FindingState.OPEN, of_the_copy=True)
+    if copied and evidence.run.verdict in _PASSES:
+        yield (
+            f"{counted(copied, 'finding')} of the copy (refused or skipped keys) {'is' if copied == 1 else 'are'} "
+            "listed below. The comparison came later and found no open difference in these keys."
+        )
+    if coverage is not None and coverage.source_keys and coverage.compared is not None:
+        met = coverage.compared + (coverage.vanished or 0) + (coverage.unreadable or 0)
+        if met < coverage.source_keys:
+            yield (
+                f"The source counted {counted(coverage.source_keys, 'key')} when the comparison began; "
+                f"{coverage.source_keys - met:,} of them were not met. The count includes expired keys that linger and "
+                "keys that were deleted before they were read."
+            )

@@ -1,0 +1,247 @@
+"""What a report says, as values: one model from which both the HTML and the JSON are made.
+
+Findings are not in it, only their counts: a run can have a million of them, and both writers read them from the
+ledger a page at a time (:mod:`reports.findings`).  The order of the fields is the order of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from integrity.ledger.models import (
+    FindingClass,
+    FindingState,
+    PhaseName,
+    PhaseState,
+    RunKind,
+    RunState,
+    Verdict,
+)
+
+Tone = Literal["pass", "exceptions", "fail", "inconclusive", "none"]
+"""Five looks that differ in word, symbol and frame, not only in colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictView:
+    """The verdict and why."""
+
+    verdict: Verdict | None
+    tone: Tone
+    word: str
+    """The verdict in capitals, or NO VERDICT."""
+    meaning: str
+    reason: str | None
+    state: RunState
+    error_kind: str | None
+    error: str | None
+    contradictions: tuple[str, ...]
+    """Facts of the ledger that do not fit the verdict; normally none."""
+    notes: tuple[str, ...]
+    """What a reader must know before relying on the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the verification looked at.  None is a count that the ledger does not hold."""
+
+    phase_state: PhaseState
+    source_keys: int | None
+    compared: int | None
+    equal: int | None
+    vanished: int | None
+    skipped: int | None
+    refused: int | None
+    unreadable: int | None
+    target_keys: int | None
+    target_scanned: int | None
+    extra: int | None
+    rechecks: int | None
+    settled: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Which run this is."""
+
+    run_id: str
+    kind: RunKind
+    label: str | None
+    version: str
+    operator: str
+    host: str
+    flow_run_id: str | None
+    checksum_definition: str
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointView:
+    """One server as the check phase saw it."""
+
+    role: Literal["source", "target"]
+    address: str | None
+    engine: str | None
+    version: str | None
+    title: str | None
+    """``Redis 7.0.15``."""
+    server_run_id: str | None
+    server_role: str | None
+    mode: str | None
+    used_memory: int | None
+    max_memory: int | None
+    databases: Mapping[int, int] | None
+    """Database → keys, only those that hold any."""
+    keys: int | None
+    observed_at: str | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Progress at one moment of a phase."""
+
+    seconds: float
+    """Since the phase began."""
+    keys: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseView:
+    """One phase."""
+
+    name: PhaseName
+    state: PhaseState
+    started_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+    keys_expected: int
+    keys: int
+    bytes: int
+    keys_per_second: float | None
+    bytes_per_second: float | None
+    client_cpu_seconds: float | None
+    detail: Mapping[str, object]
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Keys and bytes."""
+
+    keys: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountRow:
+    """One type in one database, phase by phase.  None where the phase counted nothing."""
+
+    database: int
+    kind: str
+    snapshot: Amount | None
+    stream: Amount | None
+    verify: Amount | None
+
+
+@dataclass(frozen=True, slots=True)
+class FingerprintRow:
+    """The fingerprints of one database."""
+
+    database: int
+    snapshot: str | None
+    source: str | None
+    target: str | None
+    agree: bool | None
+    """Source and target; None where one of them is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryView:
+    """How expiries were compared."""
+
+    tolerance_ms: int | None
+    largest_drift_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FindingCount:
+    """How many findings of one class are in each state."""
+
+    finding_class: FindingClass
+    meaning: str
+    by_state: Mapping[FindingState, int]
+
+    @property
+    def total(self) -> int:
+        """In all states."""
+        return sum(self.by_state.values())
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactView:
+    """A file that the run wrote."""
+
+    kind: str
+    path: str
+    size: int
+    sha256: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One audit event."""
+
+    sequence: int
+    at: str
+    actor: str
+    kind: str
+    payload: Mapping[str, object]
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityView:
+    """How far the record itself can be trusted."""
+
+    chain_intact: bool
+    events: int
+    """In the whole ledger, not only of this run."""
+    head: str
+    broken_at: int | None
+    problem: str | None
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """All that a report says about one run, apart from the findings one by one."""
+
+    verdict: VerdictView
+    coverage: Coverage | None
+    """None where no verification began."""
+    run: RunIdentity
+    source: EndpointView | None
+    target: EndpointView | None
+    phases: tuple[PhaseView, ...]
+    counts: tuple[CountRow, ...]
+    fingerprints: tuple[FingerprintRow, ...]
+    expiry: ExpiryView | None
+    finding_counts: tuple[FindingCount, ...]
+    artifacts: tuple[ArtifactView, ...]
+    configuration: Mapping[str, object]
+    timeline: tuple[EventView, ...]
+    integrity: IntegrityView
+    generated_at: datetime
+
+    @property
+    def findings(self) -> int:
+        """Findings of all classes in all states."""
+        return sum(row.total for row in self.finding_counts)

@@ -1,0 +1,204 @@
+"""Servers, a clean environment, and the command line for every test.
+
+``blue`` is the source, ``green`` the target: a second Redis and, where there is one, a Dragonfly.  Both are empty when
+a test begins.  A test that needs a server with its own options takes ``start_redis`` or ``start_dragonfly``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+from greenfly.demo import servers as demo_servers
+from greenfly.demo.servers import RunningServer, TlsPair, find_dragonfly, find_redis_server
+from tests.cli import Greenfly
+from tests.servers import Provision, Store, provide
+from tests.tls import make_tls_pair
+
+_KEPT: Final = ("GREENFLY_TEST_", "GREENFLY_REQUIRE_")
+_PROVISIONS: Final = pytest.StashKey[dict[str, Provision]]()
+_PREFECT_HOME: Final = pytest.StashKey[str]()
+
+
+class StartServer(Protocol):
+    """Starts a server with options of its own; it is stopped with the test."""
+
+    def __call__(self, *extra: str, password: str | None = None, tls: TlsPair | None = None) -> Store: ...
+
+
+class StartDragonfly(Protocol):
+    """Starts a Dragonfly with options of its own; it is stopped with the test."""
+
+    def __call__(self, *extra: str, password: str | None = None) -> Store: ...
+
+
+# -- the run ---------------------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Clean the environment before anything reads it, and find the servers."""
+    for name in list(os.environ):
+        if name.startswith("PREFECT_") or (name.startswith("GREENFLY_") and not name.startswith(_KEPT)):
+            del os.environ[name]
+    config.stash[_PREFECT_HOME] = tempfile.mkdtemp(prefix="greenfly-prefect-")
+    os.environ |= {
+        "PREFECT_HOME": config.stash[_PREFECT_HOME],
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "DO_NOT_TRACK": "1",
+    }
+    provisions = {
+        "blue": provide("blue", "redis"),
+        "green redis": provide("green redis", "redis"),
+        "green dragonfly": provide("green dragonfly", "dragonfly"),
+    }
+    config.stash[_PROVISIONS] = provisions
+    needed = []
+    if os.environ.get("GREENFLY_REQUIRE_SERVERS") == "1":
+        needed += ["blue", "green redis"]
+    if os.environ.get("GREENFLY_REQUIRE_DRAGONFLY") == "1":
+        needed.append("green dragonfly")
+    missing = [f"{name}: {provisions[name].found}" for name in needed if provisions[name].start is None]
+    if missing:
+        raise pytest.UsageError("Servers that must be there are not. " + "; ".join(missing))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove Prefect's folder."""
+    home = config.stash.get(_PREFECT_HOME, None)
+    if home is not None:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which servers will run."""
+    return [f"{p.name}: {p.found}" for p in config.stash[_PROVISIONS].values()]
+
+
+# -- servers ---------------------------------------------------------------------------------------------------------
+
+
+def _serve(config: pytest.Config, name: str) -> Iterator[RunningServer]:
+    provision = config.stash[_PROVISIONS][name]
+    if provision.start is None:
+        pytest.skip(f"{name}: {provision.found}")
+    with provision.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_blue(pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    """The source server of the whole run."""
+    yield from _serve(pytestconfig, "blue")
+
+
+@pytest.fixture(scope="session")
+def redis_green(pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    """The Redis that is a target, of the whole run."""
+    yield from _serve(pytestconfig, "green redis")
+
+
+@pytest.fixture(scope="session")
+def dragonfly_green(pytestconfig: pytest.Config) -> Iterator[RunningServer]:
+    """The Dragonfly that is a target, of the whole run."""
+    yield from _serve(pytestconfig, "green dragonfly")
+
+
+def _empty(server: RunningServer) -> Iterator[Store]:
+    with Store(server.url, server.engine, server.version) as store:
+        store.client.flushall()
+        yield store
+
+
+@pytest.fixture
+def blue(redis_blue: RunningServer) -> Iterator[Store]:
+    """The source, empty."""
+    yield from _empty(redis_blue)
+
+
+@pytest.fixture
+def green_redis(redis_green: RunningServer) -> Iterator[Store]:
+    """A Redis as the target, empty."""
+    yield from _empty(redis_green)
+
+
+@pytest.fixture
+def green_dragonfly(dragonfly_green: RunningServer) -> Iterator[Store]:
+    """A Dragonfly as the target, empty."""
+    yield from _empty(dragonfly_green)
+
+
+@pytest.fixture(params=["redis", pytest.param("dragonfly", marks=pytest.mark.dragonfly)])
+def green(request: pytest.FixtureRequest) -> Store:
+    """The target, empty: every test that takes it runs against both engines."""
+    store = request.getfixturevalue(f"green_{request.param}")
+    assert isinstance(store, Store)
+    return store
+
+
+@pytest.fixture
+def start_redis() -> Iterator[StartServer]:
+    """Start Redis servers with options of their own."""
+    with ExitStack() as stack:
+
+        def start(*extra: str, password: str | None = None, tls: TlsPair | None = None) -> Store:
+            program = _program(find_redis_server, "redis-server")
+            server = stack.enter_context(
+                demo_servers.start_redis(program, *extra, password=password, tls=tls)
+            )
+            ca_file = tls.ca_file if tls else None
+            return stack.enter_context(Store(server.url, server.engine, server.version, ca_file, server))
+
+        yield start
+
+
+@pytest.fixture
+def start_dragonfly() -> Iterator[StartDragonfly]:
+    """Start Dragonfly servers with options of their own."""
+    with ExitStack() as stack:
+
+        def start(*extra: str, password: str | None = None) -> Store:
+            program = _program(find_dragonfly, "dragonfly")
+            server = stack.enter_context(demo_servers.start_dragonfly(program, *extra, password=password))
+            return stack.enter_context(Store(server.url, server.engine, server.version, None, server))
+
+        yield start
+
+
+def _program(find: Callable[[], Path | None], name: str) -> Path:
+    program = find()
+    if program is None:
+        pytest.skip(f"no {name} on PATH, and this test needs one with options of its own")
+    return program
+
+
+@pytest.fixture(scope="session")
+def tls_pair(tmp_path_factory: pytest.TempPathFactory) -> TlsPair:
+    """A certificate for 127.0.0.1 and the authority that signed it."""
+    return make_tls_pair(tmp_path_factory.mktemp("tls"))
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    """Where the ledger, snapshots and reports of this test go."""
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def greenfly(state_dir: Path, tmp_path: Path) -> Iterator[Greenfly]:
+    """The command line; see :class:`tests.cli.Greenfly`."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    runner = Greenfly(state_dir, folder)
+    yield runner
+    runner.close()
