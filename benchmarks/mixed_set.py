@@ -1,4 +1,4 @@
-"""The mixed set that every measurement uses: 70 % strings of 32–256 bytes, hashes, lists, sets, sorted sets; 30 % expire.
+"""The mixed set of every measurement: 70 % strings of 32–256 bytes, hashes, lists, sets, zsets; 30 % expire.
 
 Written with raw pipelined commands, because filling is not what is measured.
 """

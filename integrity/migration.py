@@ -16,7 +16,15 @@ from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused
 from integrity.ledger import Ledger, RunHandle
-from integrity.ledger.models import PhaseName, PhaseState, RunKind, RunState, Verdict
+from integrity.ledger.models import (
+    FindingClass,
+    FindingState,
+    PhaseName,
+    PhaseState,
+    RunKind,
+    RunState,
+    Verdict,
+)
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.meter import Meter
 from integrity.progress import Progress
@@ -368,7 +376,7 @@ class Run:
                 rechecks += 1
             totals = comparer.totals
             counts = self.ledger.finding_counts(self.id)
-            unreadable = sum(n for (c, _), n in counts.items() if c.value == "unreadable")
+            unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)
             coverage = Coverage(present, totals.scanned - totals.vanished - unreadable, totals.target_scanned)
             detail.update(
                 meter.finish()
@@ -384,7 +392,11 @@ class Run:
                     "vanished": totals.vanished,
                     "unreadable": unreadable,
                     "target_scanned": totals.target_scanned,
-                    "extra": sum(n for (c, _), n in counts.items() if c.value == "extra"),
+                    "extra": sum(
+                        n
+                        for (c, state), n in counts.items()
+                        if c is FindingClass.EXTRA and state is not FindingState.SETTLED
+                    ),
                     "rechecks": rechecks,
                     "settled": settled,
                     "expiry_tolerance_ms": settings.expiry_tolerance_ms,

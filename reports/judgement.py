@@ -134,7 +134,7 @@ def _contradictions(evidence: Evidence) -> Iterator[str]:
     if coverage is None or not coverage.compared:
         yield f"{said} no key was compared."
     for name, state in evidence.phases:
-        if state is PhaseState.FAILED and name is not PhaseName.REPORT:
+        if state is PhaseState.FAILED:
             yield f"{said} the phase {name.value} failed."
     if opened:
         yield f"{said} {counted(opened, 'finding')} {'is' if opened == 1 else 'are'} open."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_unordered
-from integrity.kinds.base import MalformedReply, elements_of
+from integrity.kinds.base import MalformedReply, elements_of, plural
 from integrity.replies import Reply
 
 
@@ -42,7 +42,7 @@ class HashKind:
         left, right = _table(source), _table(target)
         changed = sum(1 for field, value in left.items() if field in right and right[field] != value)
         return (
-            f"{changed:,} fields with another value, {len(left.keys() - right.keys()):,} only on the source, "
+            f"{plural(changed, 'field')} with another value, {len(left.keys() - right.keys()):,} only on the source, "
             f"{len(right.keys() - left.keys()):,} only on the target"
         )
 

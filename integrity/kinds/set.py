@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_unordered
-from integrity.kinds.base import MalformedReply, elements_of
+from integrity.kinds.base import MalformedReply, elements_of, plural
 from integrity.replies import Reply
 
 
@@ -34,4 +34,4 @@ class SetKind:
 
     def difference(self, source: Reply, target: Reply) -> str:
         left, right = set(elements_of(source)), set(elements_of(target))
-        return f"{len(left - right):,} members only on the source, {len(right - left):,} only on the target"
+        return f"{plural(len(left - right), 'member')} only on the source, {len(right - left):,} only on the target"

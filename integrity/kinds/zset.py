@@ -12,7 +12,7 @@ from struct import Struct
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_unordered
-from integrity.kinds.base import MalformedReply, elements_of
+from integrity.kinds.base import MalformedReply, elements_of, plural
 from integrity.replies import Reply
 
 _double = Struct("<d").pack
@@ -49,7 +49,8 @@ class SortedSetKind:
         left, right = _table(source), _table(target)
         changed = [m for m, score in left.items() if m in right and right[m] != score]
         return (
-            f"{len(changed):,} members with another score, {len(left.keys() - right.keys()):,} only on the source, "
+            f"{plural(len(changed), 'member')} with another score, "
+            f"{len(left.keys() - right.keys()):,} only on the source, "
             f"{len(right.keys() - left.keys()):,} only on the target"
         )
 

@@ -76,7 +76,6 @@ class PhaseName(StrEnum):
     SNAPSHOT = "snapshot"
     STREAM = "stream"
     VERIFY = "verify"
-    REPORT = "report"
 
 
 class PhaseState(StrEnum):
@@ -275,6 +274,7 @@ class Finding(Base):
     __tablename__ = "finding"
     __table_args__ = (
         Index(None, "run_id", "state", "finding_class"),
+        Index("ix_finding_page", "run_id", "id"),
         UniqueConstraint("run_id", "database", "key_digest", "finding_class"),
     )
 

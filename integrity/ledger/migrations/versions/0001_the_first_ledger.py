@@ -137,6 +137,7 @@ def upgrade() -> None:
         ),
     )
     with op.batch_alter_table("finding", schema=None) as batch_op:
+        batch_op.create_index("ix_finding_page", ["run_id", "id"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_finding_run_id"), ["run_id", "state", "finding_class"], unique=False
         )
@@ -204,6 +205,7 @@ def downgrade() -> None:
     op.drop_table("measurement")
     with op.batch_alter_table("finding", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_finding_run_id"))
+        batch_op.drop_index("ix_finding_page")
 
     op.drop_table("finding")
     op.drop_table("checkpoint")
