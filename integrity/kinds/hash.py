@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from xxhash import xxh3_128_intdigest
 
@@ -11,10 +12,17 @@ from integrity.kinds.base import MalformedReply, elements_of, plural
 from integrity.replies import Reply
 
 
+_PREFIX: Final = tuple(b"%d:" % length for length in range(1024))
+
+
 def _pair_digests(flat: list[bytes]) -> Iterator[int]:
-    items, join = iter(flat), b"".join
-    for field, value in zip(items, items, strict=True):
-        yield xxh3_128_intdigest(join((b"%d:" % len(field), field, value)))
+    """One digest per field, made without a Python statement per field."""
+    fields = flat[::2]
+    try:
+        prefixes = list(map(_PREFIX.__getitem__, map(len, fields)))
+    except IndexError:
+        prefixes = [b"%d:" % len(field) for field in fields]
+    return map(xxh3_128_intdigest, map(b"".join, zip(prefixes, fields, flat[1::2], strict=True)))
 
 
 class HashKind:
