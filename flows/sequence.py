@@ -132,21 +132,28 @@ def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None)
 
 
 def migrate(
-    settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
+    settings: Settings,
+    progress: Progress,
+    step: Step = directly,
+    flow_run_id: str | None = None,
+    *,
+    resume: bool = False,
 ) -> Outcome:
     """Check, snapshot, stream, verify, report.
+
+    :param resume: go on with the newest run between the two servers that broke off while it copied.
 
     :raises GreenflyError: the run broke off; it is recorded, and has a report where the ledger can be used.
     """
 
     def phases(run: Run) -> None:
         servers = step("check", run.check)
-        if settings.snapshot.enabled:
+        if settings.snapshot.enabled and not run.has_snapshot:
             step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
         step("stream", lambda: run.stream(servers))
         step("verify", lambda: run.verify(servers))
 
-    return _run(settings, RunKind.MIGRATE, progress, step, flow_run_id, phases)
+    return _run(settings, RunKind.MIGRATE, progress, step, flow_run_id, phases, resume=resume)
 
 
 def verify(
@@ -186,10 +193,15 @@ def _run(
     step: Step,
     flow_run_id: str | None,
     phases: Callable[[Run], None],
+    *,
+    resume: bool = False,
 ) -> Outcome:
     ledger = open_ledger(settings)
     try:
-        run = Run.start(settings, ledger, kind, progress, flow_run_id)
+        if resume:
+            run = Run.resume(settings, ledger, progress)
+        else:
+            run = Run.start(settings, ledger, kind, progress, flow_run_id)
         directory = settings.report_dir / run.id
         try:
             with run.recorded():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic, process_time
 from typing import Final
 
@@ -15,10 +16,14 @@ _EVERY_SECONDS: Final = 1.0
 class Meter:
     """Counts one phase of one run."""
 
-    def __init__(self, run: RunHandle, phase: PhaseName, progress: Progress) -> None:
+    def __init__(
+        self, run: RunHandle, phase: PhaseName, progress: Progress, *, every: Callable[[], None] | None = None
+    ) -> None:
         self._run = run
         self._phase = phase
         self._progress = progress
+        self._every = every
+        """Called about once a second, to record what a killed process must not lose."""
         self._started = monotonic()
         self._cpu = process_time()
         self._measured = self._started
@@ -35,6 +40,8 @@ class Meter:
         if now - self._measured >= _EVERY_SECONDS:
             self._measured = now
             self._run.measure(self._phase, self.keys, self.size)
+            if self._every is not None:
+                self._every()
 
     def finish(self) -> dict[str, object]:
         """Record the last measurement; what the phase took, for its detail."""

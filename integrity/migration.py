@@ -7,7 +7,7 @@ after.  Whatever goes wrong inside :meth:`Run.recorded` ends the run in the ledg
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -15,7 +15,7 @@ from typing import Self
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused
-from integrity.ledger import Ledger, RunHandle
+from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import (
     FindingClass,
     FindingState,
@@ -29,8 +29,8 @@ from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.meter import Meter
 from integrity.progress import Progress
 from integrity.settings import ConflictPolicy, Settings
-from integrity.snapshot.create import Snapshot, SnapshotTaker
-from integrity.transfer.copy import Copier
+from integrity.snapshot.create import Snapshot, SnapshotTaker, remove_partial
+from integrity.transfer.copy import Copier, CopyTotals
 from integrity.verify.compare import Comparer
 from integrity.verify.exceptions import ExceptionRules
 from integrity.verify.recheck import Rechecker
@@ -49,11 +49,24 @@ class Servers:
     """The databases this run is about, ascending."""
 
 
+def stored_policy(settings: Mapping[str, object]) -> ConflictPolicy:
+    """The conflict policy in a run's recorded settings."""
+    copying = settings.get("copy")
+    return ConflictPolicy(str(copying["conflict"])) if isinstance(copying, Mapping) else ConflictPolicy.FAIL
+
+
 class Run:
     """One run, owned by this process."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, handle: RunHandle, kind: RunKind, progress: Progress
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        handle: RunHandle,
+        kind: RunKind,
+        progress: Progress,
+        *,
+        resumed: models.Run | None = None,
     ) -> None:
         self.settings = settings
         self.ledger = ledger
@@ -61,6 +74,8 @@ class Run:
         self.kind = kind
         self._progress = progress
         self._conclusion: Conclusion | None = None
+        self._resumed = resumed
+        """The run as its earlier owner left it."""
 
     @classmethod
     def start(
@@ -73,6 +88,29 @@ class Run:
     ) -> Self:
         """Record a new run."""
         return cls(settings, ledger, ledger.start_run(kind, settings, flow_run_id), kind, progress)
+
+    @classmethod
+    def resume(cls, settings: Settings, ledger: Ledger, progress: Progress) -> Self:
+        """Take over the newest run between the two addresses of *settings* that began to copy and broke off.
+
+        It goes on under the conflict policy that it was started with.
+
+        :raises Refused: there is none, or another process still owns it.
+        """
+        source = Endpoint.from_settings("source", settings.source)
+        target = Endpoint.from_settings("target", settings.target)
+        broken = ledger.unfinished_copy(str(source), str(target))
+        if broken is None:
+            raise Refused(
+                f"No run from {source} to {target} broke off while it copied.", "Start one without --resume."
+            )
+        policy = stored_policy(broken.settings)
+        settings = settings.model_copy(
+            update={"copying": settings.copying.model_copy(update={"conflict": policy})}
+        )
+        handle = ledger.take_over(broken.id, settings.lease_seconds)
+        progress.say(f"Resuming run {broken.id}.")
+        return cls(settings, ledger, handle, RunKind.MIGRATE, progress, resumed=broken)
 
     @property
     def id(self) -> str:
@@ -158,7 +196,8 @@ class Run:
             if self.kind is RunKind.MIGRATE:
                 target.require_writable()
                 self._require_databases(target, databases)
-                self._require_empty(source, target, target_identity)
+                if self._resumed is None:
+                    self._require_empty(source, target, target_identity)
                 detail["conflict"] = settings.copying.conflict.value
         return Servers(source, target, source_identity, target_identity, databases)
 
@@ -220,7 +259,7 @@ class Run:
         if earlier is not None:
             remedy = (
                 f"Run {earlier.id} began to copy this source here and did not finish, so they are probably its keys: "
-                "run again with --conflict replace."
+                "go on with --resume."
             )
         else:
             remedy = (
@@ -236,6 +275,7 @@ class Run:
         :raises LedgerError: the snapshot folder cannot be written.
         """
         expected = sum(identity.databases.get(database, 0) for database in databases)
+        remove_partial(self.settings.snapshot_dir / self.id)
         with self._phase(PhaseName.SNAPSHOT, expected) as detail:
             meter = Meter(self.handle, PhaseName.SNAPSHOT, self._progress)
             taker = SnapshotTaker(
@@ -273,6 +313,13 @@ class Run:
                 self.ledger.add_artifact(self.id, name, path)
         return snapshot
 
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether an earlier attempt of this run took its snapshot."""
+        return any(
+            p.name is PhaseName.SNAPSHOT and p.state is PhaseState.DONE for p in self.ledger.phases(self.id)
+        )
+
     # -- stream -------------------------------------------------------------------------------------------------
 
     def stream(self, servers: Servers) -> None:
@@ -283,7 +330,14 @@ class Run:
         identity = servers.source_identity
         expected = sum(identity.databases.get(database, 0) for database in servers.databases)
         with self._phase(PhaseName.STREAM, expected) as detail:
-            meter = Meter(self.handle, PhaseName.STREAM, self._progress)
+            copied = self._copied_before(servers)
+            totals = self._counted_before() if copied else CopyTotals()
+            meter = Meter(
+                self.handle,
+                PhaseName.STREAM,
+                self._progress,
+                every=lambda: self.handle.tally(PhaseName.STREAM, totals.tallies),
+            )
 
             def checkpoint(state: CheckpointState) -> None:
                 self.handle.checkpoint(PhaseName.STREAM, identity.run_id, state)
@@ -298,16 +352,18 @@ class Run:
                 servers.target_identity,
                 self.settings.copying,
                 run_id=self.id,
+                totals=totals,
                 on_checkpoint=checkpoint,
                 on_findings=findings,
                 on_progress=meter.advance,
             )
             try:
                 for database in servers.databases:
-                    copier.copy_database(database)
+                    before = copied.get(database)
+                    if before is None or not before.done:
+                        copier.copy_database(database, before)
             finally:
                 # Also for a copy that broke off: the ledger tells what reached the target.
-                totals = copier.totals
                 detail.update(
                     meter.finish()
                     | {
@@ -323,6 +379,45 @@ class Run:
                 self.handle.tally(PhaseName.STREAM, totals.tallies)
             if totals.refused:
                 self._progress.say(f"The target refused {totals.refused:,} keys; each is a finding.")
+
+    def _copied_before(self, servers: Servers) -> dict[int, CheckpointState]:
+        """Where a resumed run goes on, by database; nothing where it has to begin again."""
+        if self._resumed is None:
+            return {}
+        restarted = [
+            endpoint
+            for endpoint, now, then in (
+                (servers.source, servers.source_identity, self._resumed.source),
+                (servers.target, servers.target_identity, self._resumed.target),
+            )
+            if now.run_id != (then or {}).get("run_id")
+        ]
+        if restarted:
+            names = " and ".join(f"{endpoint.role} {endpoint}" for endpoint in restarted)
+            text = f"{names} restarted since: its cursors are void, so every database is copied from the beginning."
+            self._progress.say(text)
+            self.handle.event("ranges.restarted", {"reason": text})
+            return {}
+        return {
+            row.database: CheckpointState(
+                row.database, int(row.cursor), row.batches, row.keys, row.bytes, row.done
+            )
+            for row in self.ledger.checkpoints(self.id, PhaseName.STREAM)
+        }
+
+    def _counted_before(self) -> CopyTotals:
+        """What earlier attempts counted, to the second in which they were killed."""
+        totals = CopyTotals()
+        for row in self.ledger.tallies(self.id):
+            if row.phase is PhaseName.STREAM:
+                totals.tallies[row.database, row.kind] = (row.keys, row.bytes)
+        totals.written = sum(keys for keys, _ in totals.tallies.values())
+        totals.size = sum(size for _, size in totals.tallies.values())
+        for (finding_class, _), count in self.ledger.finding_counts(self.id).items():
+            totals.refused += count if finding_class is FindingClass.REFUSED else 0
+            totals.skipped += count if finding_class is FindingClass.SKIPPED else 0
+        totals.batches = sum(row.batches for row in self.ledger.checkpoints(self.id, PhaseName.STREAM))
+        return totals
 
     # -- verify -------------------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL; SQLite in the state folder by default"
     )
     label: str | None = Field(None, max_length=200, description="free text kept with the run")
-    lease_seconds: Annotated[float, Field(ge=5)] = Field(
+    lease_seconds: Annotated[float, Field(ge=1)] = Field(
         30.0, description="how long a silent process owns its run"
     )
 

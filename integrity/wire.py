@@ -348,7 +348,7 @@ class Connection:
             return ServerFull(
                 *where,
                 f"is out of memory at {doing} ({text}).",
-                "Raise its maxmemory or free space, then run again with --conflict replace.",
+                "Raise its maxmemory or free space, then go on with --resume.",
             )
         if word in {"READONLY", "NOREPLICAS", "MISCONF"}:
             return ServerReadOnly(

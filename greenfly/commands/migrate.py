@@ -21,6 +21,14 @@ TakeSnapshot = Annotated[
         "--snapshot/--no-snapshot", help="Take a snapshot of the source first.", rich_help_panel=o.RUNNING
     ),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the newest run between these servers that broke off while it copied.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
 Extra = Annotated[
     bool | None,
     typer.Option(
@@ -33,6 +41,7 @@ def migrate(
     source: o.Source = None,
     target: o.Target = None,
     conflict: Conflict = None,
+    resume: Resume = False,
     take_snapshot: TakeSnapshot = None,
     allow_extra: Extra = None,
     databases: o.Databases = None,
@@ -71,4 +80,4 @@ def migrate(
             "verify": o.without_empty({"extra_keys": "allow" if allow_extra else None}),
         },
     )
-    finish(sequence.migrate(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)
+    finish(sequence.migrate(loaded.settings, make_progress(quiet=quiet), resume=resume), as_json=as_json)

@@ -11,7 +11,6 @@ from integrity.checksum import digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of, plural
 from integrity.replies import Reply
 
-
 _PREFIX: Final = tuple(b"%d:" % length for length in range(1024))
 
 

@@ -206,7 +206,10 @@ class Phase(Base):
     run_id: Mapped[RunId]
     name: Mapped[PhaseName]
     state: Mapped[PhaseState]
+    attempts: Mapped[int]
+    """How often it was begun; more than once after a resume."""
     started_at: Mapped[datetime]
+    """Of the first attempt."""
     ended_at: Mapped[datetime | None]
     keys_expected: Mapped[Big]
     keys: Mapped[Big]

@@ -13,13 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
-from sqlalchemy import Connection, Engine, Table, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from xxhash import xxh3_128_digest
 
 from integrity.checksum import DEFINITION
-from integrity.errors import ConfigurationError, LedgerError
+from integrity.errors import ConfigurationError, LedgerError, Refused
 from integrity.ledger import audit
 from integrity.ledger.database import open_engine, reading, writing
 from integrity.ledger.models import (
@@ -129,6 +129,7 @@ class Ledger:
     def start_run(self, kind: RunKind, settings: Settings, flow_run_id: str | None = None) -> RunHandle:
         """Record a new run, owned by this process."""
         now, run_id = datetime.now(UTC), new_run_id()
+        handle = RunHandle(self.engine, run_id, settings.lease_seconds)
         with writing(self.engine) as connection:
             connection.execute(
                 insert(Run).values(
@@ -143,12 +144,50 @@ class Ledger:
                     settings=public_view(settings),
                     flow_run_id=flow_run_id,
                     started_at=now,
-                    lease_owner=process_name(),
+                    lease_owner=handle.owner,
                     lease_until=now + timedelta(seconds=settings.lease_seconds),
                 )
             )
             audit.append(connection, run_id, operator_name(), "run.started", {"kind": kind.value})
-        return RunHandle(self.engine, run_id, settings.lease_seconds)
+        return handle
+
+    def take_over(self, run_id: str, lease_seconds: float) -> RunHandle:
+        """Make this process the owner of a run that broke off, so that it can go on.
+
+        :raises Refused: it has ended by itself, or another process still renews its lease.
+        """
+        now, handle = datetime.now(UTC), RunHandle(self.engine, run_id, lease_seconds)
+        with writing(self.engine) as connection:
+            taken = connection.execute(
+                update(Run)
+                .where(
+                    Run.id == run_id,
+                    Run.state.in_([RunState.FAILED, RunState.INTERRUPTED])
+                    | ((Run.state == RunState.RUNNING) & (Run.lease_until < now)),
+                )
+                .values(
+                    state=RunState.RUNNING,
+                    verdict=None,
+                    reason=None,
+                    error_kind=None,
+                    error=None,
+                    ended_at=None,
+                    lease_owner=handle.owner,
+                    lease_until=now + timedelta(seconds=lease_seconds),
+                )
+            )
+            if taken.rowcount:
+                audit.append(connection, run_id, operator_name(), "run.resumed", {"owner": handle.owner})
+        if not taken.rowcount:
+            run = self.find_run(run_id)
+            if run.state is RunState.RUNNING:
+                left = max(0.0, (run.lease_until - now).total_seconds())
+                raise Refused(
+                    f"Run {run_id} still belongs to process {run.lease_owner}.",
+                    f"If that process is gone, try again in {left:.0f} s, when its lease ends.",
+                )
+            raise Refused(f"Run {run_id} has ended ({run.state.value}).", "Start a new one.")
+        return handle
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -309,6 +348,8 @@ class RunHandle:
     def __init__(self, engine: Engine, run_id: str, lease_seconds: float) -> None:
         self.engine = engine
         self.id = run_id
+        self.owner = f"{process_name()}:{secrets.token_hex(4)}"
+        """Process ids come again; the token makes the owner of the lease unmistakable."""
         self._lease_seconds = lease_seconds
         self._lease_renewed = monotonic()
         self._checkpoints: dict[tuple[PhaseName, int, int], int] = {}
@@ -347,20 +388,32 @@ class RunHandle:
             )
 
     def phase_started(self, name: PhaseName, keys_expected: int = 0) -> None:
-        """Record the begin of a phase."""
+        """Record the begin of a phase, or its next attempt in a run that was resumed."""
         with writing(self.engine) as connection:
-            connection.execute(
-                insert(Phase).values(
-                    run_id=self.id,
-                    name=name,
+            begun = connection.execute(
+                update(Phase)
+                .where(Phase.run_id == self.id, Phase.name == name)
+                .values(
                     state=PhaseState.RUNNING,
-                    started_at=datetime.now(UTC),
+                    ended_at=None,
                     keys_expected=keys_expected,
-                    keys=0,
-                    bytes=0,
-                    detail={},
+                    attempts=Phase.attempts + 1,
                 )
             )
+            if not begun.rowcount:
+                connection.execute(
+                    insert(Phase).values(
+                        run_id=self.id,
+                        name=name,
+                        state=PhaseState.RUNNING,
+                        attempts=1,
+                        started_at=datetime.now(UTC),
+                        keys_expected=keys_expected,
+                        keys=0,
+                        bytes=0,
+                        detail={},
+                    )
+                )
             audit.append(connection, self.id, operator_name(), "phase.started", {"phase": name.value})
 
     def phase_ended(
@@ -401,7 +454,7 @@ class RunHandle:
         }
         place = (phase, state.database, state.range_index)
         with writing(self.engine) as connection:
-            row = self._checkpoints.get(place)
+            row = self._checkpoints.get(place) or self._find_checkpoint(connection, place)
             if row is None:
                 inserted = connection.execute(
                     insert(Checkpoint).values(
@@ -423,6 +476,21 @@ class RunHandle:
                 connection.execute(_MOVE_CHECKPOINT, values | {"row": row})
             self._renew(connection)
 
+    def _find_checkpoint(self, connection: Connection, place: tuple[PhaseName, int, int]) -> int | None:
+        """The row that an earlier owner of this run left."""
+        phase, database, range_index = place
+        row = connection.execute(
+            select(Checkpoint.id).where(
+                Checkpoint.run_id == self.id,
+                Checkpoint.phase == phase,
+                Checkpoint.database == database,
+                Checkpoint.range_index == range_index,
+            )
+        ).scalar_one_or_none()
+        if row is not None:
+            self._checkpoints[place] = row
+        return row
+
     def measure(self, phase: PhaseName, keys: int, size: int) -> None:
         """Record progress at this moment."""
         with writing(self.engine) as connection:
@@ -434,13 +502,14 @@ class RunHandle:
             self._renew(connection)
 
     def tally(self, phase: PhaseName, counts: Mapping[tuple[int, str], tuple[int, int]]) -> None:
-        """Record keys and bytes by (database, kind)."""
+        """Record keys and bytes by (database, kind), in place of what was recorded before."""
         rows = [
             {"run_id": self.id, "phase": phase, "database": db, "kind": kind, "keys": keys, "bytes": size}
             for (db, kind), (keys, size) in sorted(counts.items())
         ]
-        if rows:
-            with writing(self.engine) as connection:
+        with writing(self.engine) as connection:
+            connection.execute(delete(Tally).where(Tally.run_id == self.id, Tally.phase == phase))
+            if rows:
                 connection.execute(insert(Tally), rows)
 
     def add_findings(self, phase: PhaseName, findings: Sequence[NewFinding]) -> None:
@@ -531,7 +600,7 @@ class RunHandle:
             until = datetime.now(UTC) + timedelta(seconds=self._lease_seconds)
             renewed = connection.execute(
                 update(Run)
-                .where(Run.id == self.id, Run.lease_owner == process_name(), Run.state == RunState.RUNNING)
+                .where(Run.id == self.id, Run.lease_owner == self.owner, Run.state == RunState.RUNNING)
                 .values(lease_until=until)
             )
             if not renewed.rowcount:

@@ -102,7 +102,7 @@ class SnapshotTaker:
         """
         started = datetime.now(UTC)
         try:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            remove_partial(self._directory)
             self._partial.mkdir(mode=0o700, parents=True)
             return self._take(databases, started)
         except OSError as error:
@@ -351,3 +351,8 @@ def _sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove what an unfinished snapshot of this name left behind."""
+    shutil.rmtree(directory.with_name(directory.name + _PARTIAL), ignore_errors=True)

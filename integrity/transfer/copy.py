@@ -71,6 +71,7 @@ class _Sent:
 class Copier:
     """Copies databases, one after the other, over one connection to each side.
 
+    :param totals: where to count; a resumed run hands over what it counted before.
     :param on_checkpoint: told after every acknowledged SCAN page.
     :param on_findings: told of keys that were refused or skipped.
     :param on_progress: told keys and bytes as they are acknowledged.
@@ -85,6 +86,7 @@ class Copier:
         settings: CopySettings,
         *,
         run_id: str,
+        totals: CopyTotals,
         on_checkpoint: Callable[[CheckpointState], None],
         on_findings: Callable[[list[NewFinding]], None],
         on_progress: Callable[[int, int], None],
@@ -104,21 +106,21 @@ class Copier:
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
         self._on_progress = on_progress
-        self.totals = CopyTotals()
+        self.totals = totals
 
-    def copy_database(self, database: int) -> None:
-        """Copy every key of one database.
+    def copy_database(self, database: int, start: CheckpointState | None = None) -> None:
+        """Copy every key of one database, or those after the checkpoint *start*.
 
         :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
         """
-        state = CheckpointState(database, cursor=0, batches=0, keys=0, bytes=0, done=False)
+        state = start or CheckpointState(database, cursor=0, batches=0, keys=0, bytes=0, done=False)
         with (
             self._source.connect("copy", database) as source,
             self._target.connect("copy", database) as target,
         ):
             reader = KeyspaceReader(
                 source,
-                cursor=0,
+                cursor=state.cursor,
                 batch_keys=self._settings.batch_keys,
                 batch_bytes=self._settings.batch_bytes,
                 read=self._read_commands,

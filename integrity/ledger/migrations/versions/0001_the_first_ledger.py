@@ -168,6 +168,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.String(length=32), nullable=False),
         sa.Column("name", sa.String(length=32), nullable=False),
         sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("keys_expected", sa.BigInteger(), nullable=False),
