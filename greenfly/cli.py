@@ -9,6 +9,7 @@ from types import FrameType
 import typer
 
 from greenfly.commands import audit, config, demo, flow, migrate, report, runs, snapshot, verify
+from greenfly.commands.options import Json
 from greenfly.exit_codes import MEANING, ExitCode
 from integrity.version import __version__
 
@@ -34,8 +35,13 @@ app.add_typer(audit.app, name="audit")
 
 
 @app.command("exit-codes")
-def exit_codes() -> None:
+def exit_codes(as_json: Json = False) -> None:
     """List what every exit code means."""
+    if as_json:
+        from greenfly.console import print_json
+
+        print_json({"exit_codes": [{"code": int(code), "meaning": text} for code, text in MEANING.items()]})
+        return
     for code, meaning in MEANING.items():
         typer.echo(f"{int(code):>3}  {meaning}")
 
@@ -65,7 +71,8 @@ def main() -> None:
     """Run the command line; ends the process with a code of :class:`~greenfly.exit_codes.ExitCode`."""
     from integrity.errors import GreenflyError
 
-    signal.signal(signal.SIGTERM, _on_terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _on_terminate)
     try:
         app()
     except GreenflyError as error:
@@ -76,4 +83,5 @@ def main() -> None:
         print_error(error, code, as_json="--json" in sys.argv)
         sys.exit(code)
     except KeyboardInterrupt:
+        sys.stderr.write("Stopped by Ctrl-C.\n")
         sys.exit(ExitCode.INTERRUPTED)

@@ -35,6 +35,7 @@ class ExitCode(IntEnum):
     TARGET_PROTOCOL = 29
     ORCHESTRATOR = 30
     INTERNAL = 70
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -65,6 +66,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.TARGET_PROTOCOL: "target: an answer that is not understood",
     ExitCode.ORCHESTRATOR: "the flow orchestrator could not be started or lost the flow",
     ExitCode.INTERNAL: "a defect in Greenfly; please report it with the log",
+    ExitCode.HUNG_UP: "stopped because the terminal was closed; the ledger is closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C; the ledger is closed",
     ExitCode.TERMINATED: "stopped by SIGTERM; the ledger is closed",
 }

@@ -8,7 +8,7 @@
     ├── LedgerError                  the state folder or the ledger cannot be used        (exit 5)
     ├── ArtifactError                a snapshot file is missing, damaged or unknown       (exit 6)
     ├── OrchestratorFailed           Prefect could not be started or reached              (exit 30)
-    ├── Interrupted                  Ctrl-C or SIGTERM, after the ledger was closed       (exit 130/143)
+    ├── Interrupted                  Ctrl-C, SIGTERM or SIGHUP, the ledger is closed      (exit 128 + signal)
     └── ServerError                  one server, by role and masked address
         ├── ServerUnreachable        no TCP or unix connection, name not resolved, lost   (exit x0)
         ├── AuthenticationFailed     wrong user or password, or none given                (exit x1)
@@ -25,6 +25,7 @@ Every error carries what happened (:attr:`~GreenflyError.problem`) and what to d
 
 from __future__ import annotations
 
+import signal
 from typing import Literal
 
 Role = Literal["source", "target", "server"]
@@ -67,8 +68,8 @@ class Interrupted(GreenflyError):
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(
-            f"Stopped by signal {signal_number}.",
-            "The ledger is closed; what was copied stays on the target.",
+            f"Stopped by {signal.Signals(signal_number).name}.",
+            "What was copied stays on the target; the same command with --resume goes on with it.",
         )
         self.signal_number = signal_number
 
