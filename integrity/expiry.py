@@ -33,7 +33,7 @@ def clock_ms(reply: Reply) -> int:
     """
     if isinstance(reply, list) and len(reply) == 2:
         seconds, micros = reply
-        if isinstance(seconds, bytes) and isinstance(micros, bytes):
+        if isinstance(seconds, bytes | int) and isinstance(micros, bytes | int):
             return int(seconds) * 1000 + int(micros) // 1000
     raise ValueError("TIME answered in an unknown shape")
 

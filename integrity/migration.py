@@ -15,6 +15,7 @@ from typing import Self
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import (
     FindingClass,
@@ -254,7 +255,7 @@ class Run:
     def _require_empty(self, source: Endpoint, target: Endpoint, identity: Identity) -> None:
         if self.settings.copying.conflict is not ConflictPolicy.FAIL or not identity.keys:
             return
-        held = ", ".join(f"{keys:,} in database {number}" for number, keys in identity.databases.items())
+        held = ", ".join(f"{plural(keys, 'key')} in database {n}" for n, keys in identity.databases.items())
         earlier = self.ledger.unfinished_copy(str(source), str(target))
         if earlier is not None:
             remedy = (
@@ -265,7 +266,7 @@ class Run:
             remedy = (
                 "Empty it, or choose --conflict replace (overwrite) or --conflict skip (keep the target's)."
             )
-        raise Refused(f"Target {target} is not empty: {held} keys.", remedy)
+        raise Refused(f"Target {target} is not empty: it holds {held}.", remedy)
 
     # -- snapshot -----------------------------------------------------------------------------------------------
 

@@ -205,17 +205,19 @@ def _read_toml(path: Path) -> dict[str, object]:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.", "Check its rights.") from error
 
 
+_TEST_PREFIXES = ("GREENFLY_TEST_", "GREENFLY_REQUIRE_")
 _LISTS = frozenset({"databases"})
 
 
 def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
     """Nested values from ``GREENFLY_A__B`` variables, and the variable each dotted name came from.
 
-    Variables of the test suite (``GREENFLY_TEST_…``) and those that are not settings are passed over by name.
+    Variables of the test suite (``GREENFLY_TEST_…``, ``GREENFLY_REQUIRE_…``) and those that are not settings are passed
+    over by name.
     """
     values: dict[str, object] = {}
     names: dict[str, str] = {}
-    passed_over = (CONFIG_FILE_VARIABLE, "GREENFLY_REQUIRE_SERVERS", "GREENFLY_OPERATOR")
+    passed_over = {CONFIG_FILE_VARIABLE, "GREENFLY_OPERATOR"}
     for variable, text in environ.items():
         if (
             not variable.startswith("GREENFLY_")

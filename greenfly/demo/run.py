@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from time import monotonic
 
+from redis.exceptions import RedisError
+
 from flows.sequence import Outcome
 from greenfly.demo.dataset import fill
 from greenfly.demo.servers import start_blue, start_green
 from greenfly.orchestrator import run_migrate_flow
+from integrity.errors import ServerUnreachable
 from integrity.progress import Progress
 from integrity.settings import load_settings
 
@@ -30,7 +33,12 @@ def run_demo(folder: Path, keys: int, progress: Progress) -> Outcome:
             if green.stand_in:
                 progress.say(f"       {green.found}")
             started = monotonic()
-            families = fill(blue.url, keys)
+            try:
+                families = fill(blue.url, keys)
+            except RedisError as error:
+                raise ServerUnreachable(
+                    "source", blue.url, f"filling it failed ({error}).", "Try again."
+                ) from error
             total = sum(sum(counts.values()) for counts in families.values())
             progress.say(
                 f"filled {total:,} keys in {len(families)} databases in {monotonic() - started:.1f} s"

