@@ -17,7 +17,7 @@ from typing import Final
 from integrity.errors import ProtocolError
 from integrity.expiry import Commands
 from integrity.replies import ErrorReply, Reply
-from integrity.wire import Connection, argument, every
+from integrity.wire import Connection, arguments_of, every
 
 _AHEAD: Final = 2
 """Batches whose content is asked for at once: one arriving, one waiting at the server."""
@@ -169,7 +169,7 @@ class KeyspaceReader:
             self._outgoing.clear()
 
     def _probe(self, keys: list[bytes]) -> None:
-        arguments = list(map(argument, keys))
+        arguments = arguments_of(keys)
         replies = 0
         if self._with_types:
             self._outgoing.append(every(b"*2\r\n$4\r\nTYPE\r\n", arguments))

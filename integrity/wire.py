@@ -78,6 +78,14 @@ def argument(value: bytes) -> bytes:
     return (_BULK[length] if length < 4096 else b"$%d\r\n" % length) + value + b"\r\n"
 
 
+def arguments_of(values: Sequence[bytes]) -> list[bytes]:
+    """Each value as an argument in RESP."""
+    try:
+        return [_BULK[len(value)] + value + b"\r\n" for value in values]
+    except IndexError:
+        return list(map(argument, values))
+
+
 def bulk_headers(values: Sequence[bytes]) -> list[bytes]:
     """What stands before each value in RESP: ``$<length>\\r\\n``."""
     try:

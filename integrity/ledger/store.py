@@ -21,7 +21,7 @@ from xxhash import xxh3_128_digest
 from integrity.checksum import DEFINITION
 from integrity.errors import ConfigurationError, LedgerError, Refused
 from integrity.ledger import audit
-from integrity.ledger.database import open_engine, reading, writing
+from integrity.ledger.database import guarded, open_engine, reading, single_statements, writing
 from integrity.ledger.models import (
     Artifact,
     Base,
@@ -353,6 +353,7 @@ class RunHandle:
         self._lease_seconds = lease_seconds
         self._lease_renewed = monotonic()
         self._checkpoints: dict[tuple[PhaseName, int, int], int] = {}
+        self._moving: Connection | None = None
 
     def event(self, kind: str, payload: Mapping[str, object]) -> None:
         """Append an audit event."""
@@ -453,28 +454,37 @@ class RunHandle:
             "updated_at": datetime.now(UTC),
         }
         place = (phase, state.database, state.range_index)
+        row = self._checkpoints.get(place)
+        if row is not None:
+            with guarded(self.engine):
+                if self._moving is None:
+                    self._moving = single_statements(self.engine)
+                self._moving.execute(_MOVE_CHECKPOINT, values | {"row": row})
+            if self._renewal_due():
+                with writing(self.engine) as connection:
+                    self._renew(connection)
+            return
         with writing(self.engine) as connection:
-            row = self._checkpoints.get(place) or self._find_checkpoint(connection, place)
-            if row is None:
-                inserted = connection.execute(
-                    insert(Checkpoint).values(
-                        run_id=self.id,
-                        phase=phase,
-                        database=state.database,
-                        range_index=state.range_index,
-                        range_count=state.range_count,
-                        **values,
-                    )
-                )
-                key = inserted.inserted_primary_key
-                if key is None:
-                    raise LedgerError(
-                        "The ledger's database did not number a new row.", "Use SQLite or PostgreSQL."
-                    )
-                self._checkpoints[place] = key[0]
-            else:
+            row = self._find_checkpoint(connection, place)
+            if row is not None:
                 connection.execute(_MOVE_CHECKPOINT, values | {"row": row})
-            self._renew(connection)
+                return
+            inserted = connection.execute(
+                insert(Checkpoint).values(
+                    run_id=self.id,
+                    phase=phase,
+                    database=state.database,
+                    range_index=state.range_index,
+                    range_count=state.range_count,
+                    **values,
+                )
+            )
+            key = inserted.inserted_primary_key
+            if key is None:
+                raise LedgerError(
+                    "The ledger's database did not number a new row.", "Use SQLite or PostgreSQL."
+                )
+            self._checkpoints[place] = key[0]
 
     def _find_checkpoint(self, connection: Connection, place: tuple[PhaseName, int, int]) -> int | None:
         """The row that an earlier owner of this run left."""
@@ -566,6 +576,9 @@ class RunHandle:
         error: str | None = None,
     ) -> None:
         """Record the end of the run."""
+        if self._moving is not None:
+            self._moving.close()
+            self._moving = None
         now = datetime.now(UTC)
         with writing(self.engine) as connection:
             connection.execute(
@@ -594,8 +607,11 @@ class RunHandle:
                 {"verdict": verdict.value if verdict else None, "reason": reason, "error": error},
             )
 
+    def _renewal_due(self) -> bool:
+        return monotonic() - self._lease_renewed > self._lease_seconds / 4
+
     def _renew(self, connection: Connection, *, force: bool = False) -> None:
-        if force or monotonic() - self._lease_renewed > self._lease_seconds / 4:
+        if force or self._renewal_due():
             self._lease_renewed = monotonic()
             until = datetime.now(UTC) + timedelta(seconds=self._lease_seconds)
             renewed = connection.execute(
