@@ -114,6 +114,7 @@ def run_migrate_flow(settings: Settings, progress: Progress) -> Outcome:
     with local_server(settings.state_dir):
         from httpx import HTTPError
         from prefect.exceptions import PrefectException
+        from prefect.logging.handlers import APILogHandler
 
         from flows.prefect_flows import MigrateParameters, in_this_process, migrate_flow
 
@@ -125,4 +126,7 @@ def run_migrate_flow(settings: Settings, progress: Progress) -> Outcome:
                     f"Prefect could not run the flow ({type(error).__name__}: {error}).",
                     "Check PREFECT_API_URL, or run the same job without an orchestrator: greenfly migrate.",
                 ) from error
+            finally:
+                # Logs travel in the background; the server must not end before the last of them has arrived.
+                APILogHandler().flush()
         return outcomes[-1]
