@@ -1,10 +1,12 @@
 """Reading one database from end to end: SCAN, then a probe of each key, then its content, all pipelined.
 
 The probe tells how much memory a key uses (and its type, where wanted) before its content is asked for, so that a
-batch is bounded in bytes and not only in keys.  Three stages overlap on one connection: while the content of one
-batch arrives, the next batch is already asked for and the page after it is being scanned and probed::
+batch is bounded in bytes and not only in keys.  Each write carries three things, and in this order::
 
-    write:  SCAN 3 · probe page 2 · read page 1          reply order = write order
+    SCAN of page 4  ·  probe of page 3  ·  content of page 2
+
+While the server works on it, the content of page 1 is taken in and dealt with; then the replies to the first two are
+there, the next write can go out, and the server has it before it is done with page 2.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from integrity.expiry import Commands
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, arguments_of, every
 
-_AHEAD: Final = 2
-"""Batches whose content is asked for at once: one arriving, one waiting at the server."""
+_PAGES_READY: Final = 2
+"""Pages that wait, probed, for their content to be asked for; with more, SCAN pauses."""
+_MEMORY_USAGE: Final = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +78,12 @@ def memory_usage_known(connection: Connection) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scan:
-    """A SCAN is on its way."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """The probes of one SCAN reply are on their way."""
+class _Scanned:
+    """Keys of one SCAN reply that are yet to be probed."""
 
     keys: list[bytes]
     arguments: list[bytes]
     cursor: int
-    replies: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """The content of one page is on its way."""
-
-    page: Page
-    replies: int
 
 
 class KeyspaceReader:
@@ -125,9 +114,8 @@ class KeyspaceReader:
         self._with_types = with_types
         self._with_sizes = with_sizes
         self._scanned_all = False
+        self._scanned: _Scanned | None = None
         self._ready: deque[Page] = deque()
-        self._in_flight: deque[_Scan | _Probe | _Read] = deque()
-        self._outgoing: list[bytes] = []
 
     def __iter__(self) -> Iterator[tuple[Page, list[Reply]]]:
         """Pages with the replies to their read commands, in SCAN order.
@@ -135,52 +123,42 @@ class KeyspaceReader:
         :raises ServerError: connection lost or the server refused.
         """
         connection = self._connection
-        while True:
-            self._top_up()
-            if not self._in_flight:
-                return
-            match self._in_flight.popleft():
-                case _Scan():
-                    self._cursor, keys = scan_reply(connection, connection.receive())
-                    self._scanned_all = self._cursor == 0
-                    self._probe(keys)
-                case _Probe() as probe:
-                    page = self._probed(probe, connection.receive_many(probe.replies))
-                    self._ready.extend(split_page(page, self._batch_bytes))
-                case _Read() as read:
-                    yield read.page, connection.receive_many(read.replies)
-
-    def _top_up(self) -> None:
-        """Ask for whatever may be asked for now, in one write."""
-        reading = sum(isinstance(stage, _Read) for stage in self._in_flight)
-        while self._ready and reading < _AHEAD:
-            page = self._ready.popleft()
-            commands, replies = self._read(page)
-            self._outgoing.append(commands)
-            self._in_flight.append(_Read(page, replies))
-            reading += 1
-        scanning = any(isinstance(stage, _Scan) for stage in self._in_flight)
-        waiting = len(self._ready) + sum(isinstance(stage, _Probe) for stage in self._in_flight)
-        if not self._scanned_all and not scanning and waiting < _AHEAD:
-            self._outgoing.append(scan_command(self._cursor, self._batch_keys))
-            self._in_flight.append(_Scan())
-        if self._outgoing:
-            self._connection.send(b"".join(self._outgoing))
-            self._outgoing.clear()
-
-    def _probe(self, keys: list[bytes]) -> None:
-        arguments = arguments_of(keys)
+        arriving: Page | None = None
         replies = 0
-        if self._with_types:
-            self._outgoing.append(every(b"*2\r\n$4\r\nTYPE\r\n", arguments))
-            replies += len(keys)
-        if self._with_sizes:
-            self._outgoing.append(every(b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n", arguments))
-            replies += len(keys)
-        self._in_flight.append(_Probe(keys, arguments, self._cursor, replies))
+        while True:
+            scans = not self._scanned_all and len(self._ready) < _PAGES_READY
+            probes = self._scanned
+            page = self._ready.popleft() if self._ready else None
+            if not scans and probes is None and page is None and arriving is None:
+                return
+            commands = [scan_command(self._cursor, self._batch_keys)] if scans else []
+            if probes is not None:
+                commands.append(self._probe_commands(probes.arguments))
+            expected = 0
+            if page is not None:
+                content, expected = self._read(page)
+                commands.append(content)
+            connection.send(b"".join(commands))
+            # The server works on what was just sent while the page before it is taken in and dealt with.
+            if arriving is not None:
+                yield arriving, connection.receive_many(replies)
+            arriving, replies = page, expected
+            self._scanned = self._take_scan() if scans else None
+            if probes is not None:
+                told = connection.receive_many(len(probes.keys) * (self._with_types + self._with_sizes))
+                self._ready.extend(split_page(self._probed(probes, told), self._batch_bytes))
 
-    def _probed(self, probe: _Probe, replies: list[Reply]) -> Page:
-        count = len(probe.keys)
+    def _take_scan(self) -> _Scanned:
+        self._cursor, keys = scan_reply(self._connection, self._connection.receive())
+        self._scanned_all = self._cursor == 0
+        return _Scanned(keys, arguments_of(keys), self._cursor)
+
+    def _probe_commands(self, arguments: list[bytes]) -> bytes:
+        types = every(b"*2\r\n$4\r\nTYPE\r\n", arguments) if self._with_types else b""
+        return types + every(_MEMORY_USAGE, arguments) if self._with_sizes else types
+
+    def _probed(self, scanned: _Scanned, replies: list[Reply]) -> Page:
+        count = len(scanned.keys)
         types: list[bytes] = []
         sizes = [0] * count
         if self._with_types:
@@ -192,9 +170,8 @@ class KeyspaceReader:
         if self._with_sizes:
             told = replies[len(replies) - count :]
             sizes = [size if size.__class__ is int else 0 for size in told]
-        return Page(
-            probe.keys, probe.arguments, types, sizes, sum(sizes), probe.cursor, True, probe.cursor == 0
-        )
+        keys, arguments, cursor = scanned.keys, scanned.arguments, scanned.cursor
+        return Page(keys, arguments, types, sizes, sum(sizes), cursor, True, cursor == 0)
 
 
 def split_page(page: Page, batch_bytes: int) -> Sequence[Page]:
