@@ -373,6 +373,7 @@ class Run:
                         "written": totals.written,
                         "skipped": totals.skipped,
                         "refused": totals.refused,
+                        "relabelled": totals.relabelled,
                         "vanished": totals.vanished,
                         "batches": totals.batches,
                     }

@@ -16,6 +16,8 @@ import xxhash
 from integrity.transfer.payload import FOOTER_BYTES
 
 _AUX, _EXPIRY_MS, _SELECT_DB, _EOF = b"\xfa", b"\xfc", b"\xfe", b"\xff"
+_FIRST_VALKEY_VERSION: Final = 80
+"""Valkey 9 left Redis' numbering, and begins its files with its own name."""
 _FLUSH_BYTES: Final = 1 << 20
 OLDEST_RDB_VERSION: Final = 9
 """Written where the source holds no key whose payload could tell the version."""
@@ -56,7 +58,11 @@ class RdbWriter:
         self._pending_bytes = 0
         self.size = 0
         self._database: int | None = None
-        self._write(b"REDIS%04d" % rdb_version)
+        self._write(
+            b"VALKEY%03d" % rdb_version
+            if rdb_version >= _FIRST_VALKEY_VERSION
+            else b"REDIS%04d" % rdb_version
+        )
         for name, value in aux.items():
             self._write(_AUX + encode_string(name.encode()) + encode_string(value.encode()))
 

@@ -35,7 +35,7 @@ from integrity.ledger.models import FindingClass, FindingState
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.replies import ErrorReply, Reply
 from integrity.settings import ConflictPolicy, CopySettings
-from integrity.transfer.payload import KIND_BY_RDB_TYPE
+from integrity.transfer.payload import KIND_BY_RDB_TYPE, lowest_rdb_version, rdb_version, with_rdb_version
 from integrity.wire import Connection, argument, bulk_headers, every
 
 TEMPORARY_PREFIX: Final = b"greenfly:tmp:"
@@ -55,6 +55,8 @@ class CopyTotals:
     written: int = 0
     skipped: int = 0
     refused: int = 0
+    relabelled: int = 0
+    """Keys whose payload the target took only under an older RDB version."""
     vanished: int = 0
     """Keys that expired or were deleted on the source between SCAN and DUMP."""
     batches: int = 0
@@ -202,6 +204,7 @@ class Copier:
     def _acknowledge(self, target: Connection, sent: _Sent, state: CheckpointState) -> CheckpointState:
         """Take in the target's answers to one batch, and move the checkpoint."""
         replies = target.receive_many(len(sent.keys))
+        self._relabel_refused(target, sent, replies)
         if self._via_temporary:
             self._replace_busy(target, sent, replies)
         findings: list[NewFinding] = []
@@ -275,6 +278,38 @@ class Copier:
             source_size=len(payload),
             detail=f"the target refused the payload (RDB type {payload[0]}): {reply}",
         )
+
+    def _relabel_refused(self, target: Connection, sent: _Sent, replies: list[Reply]) -> None:
+        """Try payloads once more that the target refused for their RDB version alone.
+
+        A newer server writes the same body under a newer version (Valkey 9 writes 80, Redis 8.6 writes 13).  Where the
+        type byte is one that older servers know, the body goes again under the oldest version that has it; whether it
+        arrived as the same value is for the verification to say, as for every key.
+        """
+        again: list[int] = []
+        payloads: list[bytes] = []
+        for position, reply in enumerate(replies):
+            if isinstance(reply, ErrorReply) and "version or checksum" in str(reply):
+                payload = sent.payloads[position]
+                version = lowest_rdb_version(payload[0])
+                if version is not None and version < rdb_version(payload):
+                    again.append(position)
+                    payloads.append(with_rdb_version(payload, version))
+        if not again:
+            return
+        for position, payload in zip(again, payloads, strict=True):
+            sent.payloads[position] = payload
+        part = _Sent(
+            sent.page,
+            [sent.keys[i] for i in again],
+            payloads,
+            [sent.names[i] for i in again],
+            [sent.when[i] for i in again],
+        )
+        target.send(self._restore_commands(part))
+        for position, reply in zip(again, target.receive_many(len(again)), strict=True):
+            replies[position] = reply
+            self.totals.relabelled += reply == b"OK"
 
     def _replace_busy(self, target: Connection, sent: _Sent, replies: list[Reply]) -> None:
         """Replace the keys that were there already, through temporary ones; puts the outcome into *replies*."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+import anycrc
+
 FOOTER_BYTES: Final = 10
+_CRC64: Final = anycrc.Model("CRC64-REDIS")
 
 _TYPES: Final[dict[str, tuple[int, ...]]] = {
     "string": (0,),
@@ -34,3 +37,18 @@ KIND_BY_RDB_TYPE: Final[tuple[str, ...]] = tuple(
 def rdb_version(payload: bytes) -> int:
     """The RDB version in a payload's footer."""
     return int.from_bytes(payload[-FOOTER_BYTES : -FOOTER_BYTES + 2], "little")
+
+
+def lowest_rdb_version(rdb_type: int) -> int | None:
+    """The oldest RDB version whose servers can read this type byte; None for types that only newer ones know."""
+    if rdb_type <= 15:
+        return 9  # Redis 5 to 6.2
+    if rdb_type <= 19:
+        return 10  # Redis 7.0
+    return 11 if rdb_type <= 21 else None  # Redis 7.2
+
+
+def with_rdb_version(payload: bytes, version: int) -> bytes:
+    """The same payload under another RDB version, its CRC-64 computed anew."""
+    body = payload[:-FOOTER_BYTES] + version.to_bytes(2, "little")
+    return body + int(_CRC64.calc(body)).to_bytes(8, "little")
