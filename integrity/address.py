@@ -12,16 +12,31 @@ from integrity.errors import ConfigurationError
 Scheme = Literal["redis", "rediss", "unix"]
 SCHEMES: tuple[Scheme, ...] = ("redis", "rediss", "unix")
 
-_PASSWORD = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^:@/?#\s]*):(?P<secret>[^@\s]*)@")
+_IN_TEXT = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^:@/?#\s]*):(?:(?!://)[^\n])*@")
+_WHOLE = re.compile(r"^\s*(?P<scheme>[A-Za-z][\w+.-]*://)?(?P<user>[^:@/?#]*):.*$", re.DOTALL)
 _QUERY_SECRET = re.compile(r"(?i)([?&](?:password|passwd|pwd|secret|token|sslpassword)=)[^&#\s]*")
 
 
 def mask_url(text: str) -> str:
-    """*text* with the password of any URL in it replaced by stars; safe on text that is no URL.
+    """*text* with the password of any URL in it replaced by stars; safe on text that holds no URL.
 
-    The match is greedy up to the last ``@``, so that a password with an unescaped ``@`` is masked whole.
+    Up to the last ``@`` before the next URL: a password may hold an unescaped ``@`` or a space, and hiding too much of
+    a message is better than showing a piece of one.
     """
-    return _QUERY_SECRET.sub(r"\1***", _PASSWORD.sub(r"\g<scheme>\g<user>:***@", text))
+    return _QUERY_SECRET.sub(r"\1***", _IN_TEXT.sub(r"\g<scheme>\g<user>:***@", text))
+
+
+def mask_whole_url(url: str) -> str:
+    """A string that is meant to be one URL, masked even where it is none: without a scheme, or with spaces in it."""
+    before, at, server = url.rpartition("@")
+    if not at:
+        return mask_url(url)
+    known = _WHOLE.match(before)
+    user = f"{known['scheme'] or ''}{known['user']}:" if known else ""
+    _scheme, slashes, name = before.partition("://")
+    if not known and slashes and not set(name) & set("/?#"):
+        return mask_url(url)  # a user without a password
+    return mask_url(f"{user}***@{server}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +65,7 @@ def parse_address(url: str, setting: str) -> Address:
     :param setting: the name of the setting, for the error text.
     :raises ConfigurationError: another scheme, no host, a port or database that is no number, an unknown query name.
     """
-    masked = mask_url(url)
+    masked = mask_whole_url(url)
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -65,6 +80,11 @@ def parse_address(url: str, setting: str) -> Address:
         raise ConfigurationError(
             f"{setting}: {masked} has the scheme {parts.scheme or '(none)'!r}.",
             "Use redis:// (plain), rediss:// (TLS) or unix:// (socket path).",
+        )
+    if "@" in parts.path + parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"{setting}: {masked} has a password with special characters in it.",
+            "Percent-encode it (@ is %40, / is %2F, # is %23, ? is %3F), or give it in a password_file.",
         )
     query = parse_qs(parts.query, keep_blank_values=True)
     unknown = sorted(set(query) - {"db"})

@@ -222,7 +222,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], di
         if (
             not variable.startswith("GREENFLY_")
             or variable in passed_over
-            or variable.startswith("GREENFLY_TEST_")
+            or variable.startswith(_TEST_PREFIXES)
         ):
             continue
         path = variable.removeprefix("GREENFLY_").lower().split("__")
@@ -297,7 +297,14 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     parts = []
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
         name = ".".join(str(part) for part in problem["loc"])
-        place = next((o for n, o in origins.items() if name == n or name.startswith(n + ".")), "")
+        place = next(
+            (
+                o
+                for n, o in origins.items()
+                if name == n or name.startswith(n + ".") or n.startswith(name + ".")
+            ),
+            "",
+        )
         said = (
             "is not a known setting"
             if problem["type"] == "extra_forbidden"
@@ -312,16 +319,17 @@ MASK = "********"
 
 def public_view(settings: Settings) -> dict[str, object]:
     """The settings as plain JSON values with every secret masked; fit for the ledger and a report."""
-    from integrity.address import mask_url
+    from integrity.address import mask_whole_url
 
-    def plain(value: object) -> object:
+    def plain(value: object, name: str = "") -> object:
         match value:
             case BaseModel():
                 names = type(value).model_fields
-                return {(names[n].alias or n): plain(getattr(value, n)) for n in names}
+                return {(names[n].alias or n): plain(getattr(value, n), n) for n in names}
             case SecretStr():
+                # Only what is meant to be a URL is shown as one; a password may look like one.
                 text = value.get_secret_value()
-                return mask_url(text) if "://" in text else MASK
+                return mask_whole_url(text) if name.endswith("url") and "://" in text else MASK
             case Path() | StrEnum():
                 return str(value)
             case tuple():

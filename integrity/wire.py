@@ -123,6 +123,11 @@ class Connection:
             self._introduce(name)
             if database:
                 self.select(database)
+        except ServerUnreachable as error:
+            self.close()
+            if target.address.scheme != "rediss" and self._speaks_tls():
+                raise self._needs_tls() from error
+            raise
         except BaseException:
             self.close()
             raise
@@ -148,26 +153,50 @@ class Connection:
 
     def _connect(self) -> socket.socket:
         address = self.target.address
-        try:
-            if address.scheme == "unix":
-                raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                raw.settimeout(self.target.connect_timeout)
-                raw.connect(address.path)
-            else:
-                raw = socket.create_connection((address.host, address.port), self.target.connect_timeout)
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        except OSError as error:
-            raise ServerUnreachable(
-                self.role,
-                self.where,
-                f"cannot connect ({error.strerror or error}).",
-                "Check host, port and firewall, and that the server runs.",
-            ) from error
+        raw = self._open_socket()
         if address.scheme == "rediss":
             raw = self._handshake(raw)
         raw.setblocking(False)
         return raw
+
+    def _open_socket(self) -> socket.socket:
+        address, timeout = self.target.address, self.target.connect_timeout
+        raw: socket.socket | None = None
+        try:
+            if address.scheme == "unix":
+                raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                raw.settimeout(timeout)
+                raw.connect(address.path)
+            else:
+                raw = socket.create_connection((address.host, address.port), timeout)
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        except (OSError, UnicodeError) as error:
+            if raw is not None:
+                raw.close()
+            # A UnicodeError is a host name that cannot be one: an empty or overlong part.
+            reason = error.strerror or error if isinstance(error, OSError) else "that is no host name"
+            raise ServerUnreachable(
+                self.role,
+                self.where,
+                f"cannot connect ({reason}).",
+                "Check host, port and firewall, and that the server runs.",
+            ) from error
+        return raw
+
+    def _speaks_tls(self) -> bool:
+        """Whether the server answers a TLS handshake; asked when it hung up on a plain greeting."""
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            with self._open_socket() as raw, context.wrap_socket(raw):
+                return True
+        except ssl.SSLError as error:
+            # Asking for a client certificate, say, is TLS too; no TLS at all fails with these two.
+            return error.reason not in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+        except (OSError, ServerUnreachable):
+            return False
 
     def _handshake(self, raw: socket.socket) -> ssl.SSLSocket:
         files = self.target.tls
@@ -318,6 +347,14 @@ class Connection:
             "If this happens at once, the server may speak TLS (use rediss://); else look at the server's log.",
         )
 
+    def _needs_tls(self) -> ServerError:
+        return TlsFailed(
+            self.role,
+            self.where,
+            "speaks TLS, and was addressed in plain text.",
+            "Use rediss:// instead of redis://.",
+        )
+
     def _not_understood(self) -> ServerError:
         return TlsFailed(
             self.role,
@@ -342,7 +379,7 @@ class Connection:
                 "Give user and password in the URL, in GREENFLY_SOURCE__PASSWORD / GREENFLY_TARGET__PASSWORD, "
                 "or in a password_file.",
             )
-        if word == "NOPERM":
+        if word == "NOPERM" or "NOPERM" in text:
             return PermissionRefused(
                 *where,
                 f"{doing} is not allowed ({text}).",
@@ -352,7 +389,7 @@ class Connection:
             return ServerNotReady(
                 *where, f"is not ready ({text}).", "Wait until it has loaded, then start again."
             )
-        if word == "OOM" or text == "Out of memory" or "used memory > 'maxmemory'" in text:
+        if word == "OOM" or "out of memory" in text.lower() or "used memory > 'maxmemory'" in text:
             return ServerFull(
                 *where,
                 f"is out of memory at {doing} ({text}).",

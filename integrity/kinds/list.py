@@ -17,8 +17,10 @@ class ListKind:
     suffix = b"$1\r\n0\r\n$2\r\n-1\r\n"
 
     def digest(self, reply: Reply) -> bytes:
+        if not isinstance(reply, list):
+            raise MalformedReply("LRANGE is no list")
         try:
-            # The reply is what the parser made of a list of bulk strings; the join refuses anything else.
+            # The join refuses elements that are no strings.
             return digest_bytes(b"L" + digest_sequence(reply))  # type: ignore[arg-type]
         except TypeError as error:
             raise MalformedReply("LRANGE is no list of strings") from error

@@ -56,7 +56,8 @@ def open_engine(settings: Settings) -> Engine:
         parsed = make_url(url)
     except ArgumentError:
         raise LedgerError(
-            f"ledger_url {mask_url(url)} is not an SQLAlchemy URL.", "Write sqlite:///path or postgresql://…"
+            "ledger_url is not an SQLAlchemy URL.",
+            "Write sqlite:////path/to/ledger.sqlite3 or postgresql://user:password@host/database.",
         ) from None
     try:
         engine = create_engine(

@@ -203,13 +203,11 @@ class Ledger:
         if wanted == "latest":
             found = self.runs(1)
         else:
-            pattern = wanted.replace("\\", "").replace("%", "").replace("_", "")
-            found = self._all(
-                select(Run).where(Run.id.like(f"{pattern}%") | Run.id.like(f"%{pattern}")).limit(3)
-            )
-        if len(found) == 1 and wanted:
+            named = Run.id.startswith(wanted, autoescape=True) | Run.id.endswith(wanted, autoescape=True)
+            found = self._all(select(Run).where(named).limit(3)) if wanted else []
+        if len(found) == 1:
             return found[0]
-        if found and wanted:
+        if found:
             raise ConfigurationError(
                 f"Several runs match {wanted!r}: {', '.join(run.id for run in found)}.",
                 "Write more of the id.",

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,13 +115,13 @@ class SnapshotTaker:
     def _take(self, databases: list[int], started: datetime) -> Snapshot:
         partial = self._partial
         hashes = KeyHashes(partial / "keys.hashes")
-        with ManifestWriter(partial / MANIFEST_NAME) as manifest:
+        with ExitStack() as files:
+            files.enter_context(hashes)
+            manifest = files.enter_context(ManifestWriter(partial / MANIFEST_NAME))
+            files.callback(self._close_rdb)
             for database in databases:
                 self._read_database(database, manifest, hashes)
-            rdb = self._open_rdb(OLDEST_RDB_VERSION)
-            rdb.finish()
-            rdb.__exit__(None, None, None)
-        hashes.close()
+            self._open_rdb(OLDEST_RDB_VERSION).finish()
         self._drop_duplicates(hashes.path)
         hashes.path.unlink()
         rdb_bytes = (partial / RDB_NAME).stat().st_size
@@ -144,6 +145,10 @@ class SnapshotTaker:
             self._rdb_version = version
             self._rdb = RdbWriter(self._partial / RDB_NAME, version, _aux(self._identity))
         return self._rdb
+
+    def _close_rdb(self) -> None:
+        if self._rdb is not None:
+            self._rdb.close()
 
     # -- reading ------------------------------------------------------------------------------------------------
 

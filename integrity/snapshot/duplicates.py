@@ -8,7 +8,8 @@ it is searched in slices of bounded size, and only rows whose hash repeats are c
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, Final
+from types import TracebackType
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 from xxhash import xxh3_64_intdigest
@@ -19,7 +20,7 @@ _SLICE_KEYS: Final = 4_000_000
 
 
 class KeyHashes:
-    """The side file: one 64-bit hash per row, in row order."""
+    """The side file: one 64-bit hash per row, in row order; use as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,6 +32,16 @@ class KeyHashes:
         self._pending.append(xxh3_64_intdigest(key, seed=database))
         if len(self._pending) >= 10_000:
             self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._pending.clear()
+        self.close()
 
     def close(self) -> None:
         """Write out what is pending."""

@@ -49,7 +49,11 @@ scalars = st.one_of(
 replies = st.lists(st.one_of(scalars, st.lists(scalars, max_size=4)), min_size=1, max_size=60)
 
 
-@given(values=replies, cuts=st.lists(st.integers(1, 3000), min_size=1, max_size=50), counts=st.lists(st.integers(1, 9)))
+@given(
+    values=replies,
+    cuts=st.lists(st.integers(1, 3000), min_size=1, max_size=50),
+    counts=st.lists(st.integers(1, 9)),
+)
 @settings(max_examples=400, deadline=None)
 def test_batches_equal_one_by_one_parsing(values: list[object], cuts: list[int], counts: list[int]) -> None:
     data = b"".join(map(_encode, values))
