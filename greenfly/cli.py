@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from types import FrameType
 
 import typer
@@ -62,9 +63,9 @@ def root(
 
 
 def _on_terminate(number: int, _frame: FrameType | None) -> None:
-    from integrity.errors import Interrupted
+    from integrity.errors import StopSignal
 
-    raise Interrupted(number)
+    raise StopSignal(number)
 
 
 def main() -> None:
@@ -82,6 +83,12 @@ def main() -> None:
         code = exit_code_for(error)
         print_error(error, code, as_json="--json" in sys.argv)
         sys.exit(code)
-    except KeyboardInterrupt:
-        sys.stderr.write("Stopped by Ctrl-C.\n")
-        sys.exit(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signal_number", signal.SIGINT)
+        sys.stderr.write(f"Stopped by {signal.Signals(number).name}.\n")
+        sys.exit(128 + number)
+    except Exception:  # noqa: BLE001  (the process's last word: Python's own exit code, 1, means "the sides differ")
+        sys.stderr.write(
+            f"{traceback.format_exc()}\nThis is a defect in Greenfly; please report it with the lines above.\n"
+        )
+        sys.exit(ExitCode.INTERNAL)

@@ -63,6 +63,17 @@ class OrchestratorFailed(GreenflyError):
     """The flow orchestrator could not be started or reached."""
 
 
+class StopSignal(KeyboardInterrupt):
+    """What a signal handler raises: like Ctrl-C no :class:`Exception`, so that no library takes it for one of its own.
+
+    :class:`~integrity.migration.Run` turns it into :class:`Interrupted` when the ledger is closed.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
 class Interrupted(GreenflyError):
     """The run was stopped from outside; the ledger is closed and consistent."""
 

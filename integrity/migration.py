@@ -6,6 +6,7 @@ after.  Whatever goes wrong inside :meth:`Run.recorded` ends the run in the ledg
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Self
 
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused
+from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused, StopSignal
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import (
@@ -122,16 +123,15 @@ class Run:
     def recorded(self) -> Iterator[None]:
         """End the run in the ledger, whatever happens inside.
 
-        :raises Interrupted: Ctrl-C.
+        :raises Interrupted: Ctrl-C, or a signal to end.
         """
         try:
             yield
         except KeyboardInterrupt as error:
-            self._ended_badly(RunState.INTERRUPTED, "KeyboardInterrupt", "stopped by Ctrl-C")
-            raise Interrupted(2) from error
-        except Interrupted as error:
-            self._ended_badly(RunState.INTERRUPTED, "Interrupted", error.problem)
-            raise
+            number = error.signal_number if isinstance(error, StopSignal) else signal.SIGINT
+            interrupted = Interrupted(number)
+            self._ended_badly(RunState.INTERRUPTED, "Interrupted", interrupted.problem)
+            raise interrupted from error
         except GreenflyError as error:
             self._ended_badly(RunState.FAILED, type(error).__name__, str(error))
             raise
@@ -353,6 +353,7 @@ class Run:
                 servers.target_identity,
                 self.settings.copying,
                 run_id=self.id,
+                broken_runs=[self.id, *self.ledger.broken_runs(str(servers.target))],
                 totals=totals,
                 on_checkpoint=checkpoint,
                 on_findings=findings,

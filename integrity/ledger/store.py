@@ -287,6 +287,17 @@ class Ledger:
         with reading(self.engine) as connection:
             return {(row[0], row[1]) for row in connection.execute(query)}
 
+    def broken_runs(self, target_address: str) -> list[str]:
+        """Ids of the runs into this target that did not finish and that no process owns."""
+        query = select(Run.id).where(
+            Run.kind == RunKind.MIGRATE,
+            Run.target_address == target_address,
+            Run.state != RunState.FINISHED,
+            Run.lease_until < datetime.now(UTC),
+        )
+        with reading(self.engine) as connection:
+            return list(connection.scalars(query))
+
     def unfinished_copy(self, source_address: str, target_address: str) -> Run | None:
         """The newest run between these two addresses that began to copy, if it did not finish."""
         runs = self._all(

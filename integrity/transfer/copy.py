@@ -15,7 +15,7 @@ How a key is written depends on what a failure would destroy:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Final, cast
@@ -38,6 +38,8 @@ from integrity.settings import ConflictPolicy, CopySettings
 from integrity.transfer.payload import KIND_BY_RDB_TYPE, lowest_rdb_version, rdb_version, with_rdb_version
 from integrity.wire import Connection, argument, bulk_headers, every
 
+_MOST_KEYS: Final = 1000
+"""The largest ``batch_keys``."""
 TEMPORARY_PREFIX: Final = b"greenfly:tmp:"
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 _NEVER: Final = b"$1\r\n0\r\n"
@@ -82,6 +84,7 @@ class _Sent:
 class Copier:
     """Copies databases, one after the other, over one connection to each side.
 
+    :param broken_runs: runs into this target, this one among them, whose temporary keys may have stayed.
     :param totals: where to count; a resumed run hands over what it counted before.
     :param on_checkpoint: told after every acknowledged SCAN page.
     :param on_findings: told of keys that were refused or skipped.
@@ -97,6 +100,7 @@ class Copier:
         settings: CopySettings,
         *,
         run_id: str,
+        broken_runs: Sequence[str],
         totals: CopyTotals,
         on_checkpoint: Callable[[CheckpointState], None],
         on_findings: Callable[[list[NewFinding]], None],
@@ -114,6 +118,7 @@ class Copier:
         self._restore_head = _RESTORE_REPLACE if replaces else _RESTORE
         self._restore_tail = _REPLACE_ABSTTL if replaces else _ABSTTL
         self._temporary = TEMPORARY_PREFIX + run_id.encode() + b":"
+        self._broken_runs = broken_runs
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
         self._on_progress = on_progress
@@ -138,6 +143,8 @@ class Copier:
                 with_types=False,
                 with_sizes=memory_usage_known(source),
             )
+            if self._via_temporary:
+                self._remove_leftovers(target)
             outstanding: _Sent | None = None
             for page, replies in reader:
                 batch = self._payloads(source, page, replies)
@@ -147,8 +154,6 @@ class Copier:
                 outstanding = batch[0]
             if outstanding is not None:
                 state = self._acknowledge(target, outstanding, state)
-            if self._via_temporary:
-                self._remove_temporary(target)
             if not state.done:
                 self._on_checkpoint(
                     CheckpointState(database, 0, state.batches, state.keys, state.bytes, done=True)
@@ -336,10 +341,13 @@ class Copier:
                     gone.append(sent.keys[position])
                 else:
                     replies[position] = renamed
-        if gone:
-            target.command(b"DEL", *gone)
+        # A temporary key that stayed would be renamed onto another key by a later batch.
+        used = [self._temporary + b"%d" % slot for slot in range(len(busy))]
+        target.command(b"DEL", *used, *gone)
 
-    def _remove_temporary(self, target: Connection) -> None:
-        """Delete temporary keys that a refused RENAME may have left."""
-        names = [self._temporary + b"%d" % slot for slot in range(self._settings.batch_keys * 2)]
-        target.command(b"DEL", *names)
+    def _remove_leftovers(self, target: Connection) -> None:
+        """Delete the temporary keys of runs that were killed between RESTORE and RENAME; their names are known."""
+        for run_id in self._broken_runs:
+            prefix = TEMPORARY_PREFIX + run_id.encode() + b":"
+            # A SCAN page can hold somewhat more keys than it was asked for.
+            target.command(b"DEL", *(prefix + b"%d" % slot for slot in range(4 * _MOST_KEYS)))
