@@ -72,6 +72,9 @@ def main() -> None:
             with start_redis(redis, name="green") as green:
                 for name, sample in _greenfly(blue, green, "Redis"):
                     samples.setdefault(name, []).append(sample)
+            with start_redis(redis, name="green") as green:
+                for name, sample in _greenfly(blue, green, "Redis", probe=False):
+                    samples.setdefault(name, []).append(sample)
             if dragonfly is not None:
                 with start_dragonfly(dragonfly, "--maxmemory", "4gb", name="green") as green:
                     for name, sample in _greenfly(blue, green, "Dragonfly"):
@@ -82,8 +85,13 @@ def main() -> None:
         arguments.json.write_text(json.dumps(table, indent=2))
 
 
-def _greenfly(blue: RunningServer, green: RunningServer, engine: str) -> Iterator[tuple[str, Sample]]:
-    for phase, title in (("stream", "copy"), ("verify", "verify")):
+def _greenfly(
+    blue: RunningServer, green: RunningServer, engine: str, *, probe: bool = True
+) -> Iterator[tuple[str, Sample]]:
+    phases: list[tuple[str, str, list[str]]] = [("stream", "copy", []), ("verify", "verify", [])]
+    if not probe:
+        phases = [("stream", "copy without size probe", ["--no-probe"])]
+    for phase, title, extra in phases:
         with tempfile.TemporaryDirectory() as folder:
             command = [
                 sys.executable,
@@ -95,7 +103,15 @@ def _greenfly(blue: RunningServer, green: RunningServer, engine: str) -> Iterato
                 "--target",
                 green.url,
             ]
-            command += ["--source-pid", str(blue.pid), "--target-pid", str(green.pid), "--state-dir", folder]
+            command += [
+                "--source-pid",
+                str(blue.pid),
+                "--target-pid",
+                str(green.pid),
+                "--state-dir",
+                folder,
+                *extra,
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
         facts = json.loads(done.stdout)
         if phase == "verify" and facts["verdict"] != "PASS":
@@ -140,8 +156,8 @@ def _print(samples: dict[str, list[Sample]], keys: int) -> None:
     print(
         f"\n{keys:,} mixed keys, medians of {len(next(iter(samples.values())))} rounds, {psutil.cpu_count()} cores\n"
     )
-    print(f"{'':<40}{'keys/s':>10}{'× MIGRATE':>11}{'CPU µs per key':>32}{'peak':>10}")
-    print(f"{'':<40}{'':>10}{'':>11}{'client':>12}{'source':>10}{'target':>10}{'MiB':>10}")
+    print(f"{'':<54}{'keys/s':>10}{'× MIGRATE':>11}{'CPU µs per key':>32}{'peak':>10}")
+    print(f"{'':<54}{'':>10}{'':>11}{'client':>12}{'source':>10}{'target':>10}{'MiB':>10}")
     for name, taken in samples.items():
         rate = statistics.median(s.keys / s.seconds for s in taken)
         client, source, target = (
@@ -151,7 +167,7 @@ def _print(samples: dict[str, list[Sample]], keys: int) -> None:
         peak = max(s.peak_rss_mib for s in taken)
         shown = f"{peak:>10.0f}" if peak else f"{'-':>10}"
         print(
-            f"{name:<40}{rate:>10,.0f}{rate / base:>11.2f}{client:>12.2f}{source:>10.2f}{target:>10.2f}{shown}"
+            f"{name:<54}{rate:>10,.0f}{rate / base:>11.2f}{client:>12.2f}{source:>10.2f}{target:>10.2f}{shown}"
         )
 
 

@@ -30,12 +30,14 @@ def main() -> None:
     parser.add_argument("--source-pid", type=int, required=True)
     parser.add_argument("--target-pid", type=int, required=True)
     parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--no-probe", action="store_true", help="do not ask for the size of each key")
     arguments = parser.parse_args()
     settings = load_settings(
         {
             "source": {"url": arguments.source},
             "target": {"url": arguments.target},
             "state_dir": arguments.state_dir,
+            "copy": {"probe_sizes": not arguments.no_probe},
         },
         environ={},
     ).settings

@@ -75,6 +75,11 @@ class CopySettings(_Section):
     batch_bytes: Annotated[int, Field(ge=64 * 1024)] = Field(
         4 * 1024 * 1024, description="bytes one batch aims at; the batch shrinks when values are larger"
     )
+    probe_sizes: bool = Field(
+        True,
+        description="ask each key's memory use before its content, so that memory is bounded by batch_bytes; without, "
+        "a batch holds batch_keys values of whatever size and the copy is some 15 % faster",
+    )
     conflict: ConflictPolicy = Field(
         ConflictPolicy.FAIL, description="fail, skip or replace on an existing target key"
     )

@@ -141,7 +141,7 @@ class Copier:
                 batch_bytes=self._settings.batch_bytes,
                 read=self._read_commands,
                 with_types=False,
-                with_sizes=memory_usage_known(source),
+                with_sizes=self._settings.probe_sizes and memory_usage_known(source),
             )
             if self._via_temporary:
                 self._remove_leftovers(target)
