@@ -2,7 +2,7 @@
 
 A :class:`Connection` writes and reads at once (while a large write waits for the server, replies are taken in), so a
 server that stops reading until its replies are drained, as Dragonfly does, cannot deadlock with it.  Callers keep at
-most :data:`MAX_COMMANDS_IN_FLIGHT` commands in flight.
+most a few thousand commands in flight: Dragonfly queues 10,000 of one connection.
 
 Nothing is ever re-sent here.  A command whose reply was lost may have been applied; only whole idempotent units are
 repeated, by those who know that they are.
@@ -35,7 +35,6 @@ from integrity.errors import (
 )
 from integrity.replies import ErrorReply, Reply, ReplyParser
 
-MAX_COMMANDS_IN_FLIGHT: Final = 4000
 _RECEIVE_BYTES: Final = 256 * 1024
 
 
