@@ -475,7 +475,13 @@ class Run:
             totals = comparer.totals
             counts = self.ledger.finding_counts(self.id)
             unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)
-            coverage = Coverage(present, totals.scanned - totals.vanished - unreadable, totals.target_scanned)
+            limited = self.settings.databases is not None or servers.source.address.database is not None
+            coverage = Coverage(
+                present,
+                totals.scanned - totals.vanished - unreadable,
+                totals.target_scanned,
+                servers.databases if limited else None,
+            )
             detail.update(
                 meter.finish()
                 | {

@@ -31,6 +31,8 @@ class Coverage:
     """Keys of the source for which it is known whether the target agrees."""
     target_scanned: int
     """Keys of the target that were looked for on the source."""
+    only_databases: tuple[int, ...] | None = None
+    """The databases that the run was limited to; None where it covered all that hold keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +75,8 @@ def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingStat
             Verdict.PASS_WITH_EXCEPTIONS,
             f"{agree}, but for {exceptions:,} that a rule of this run excepts by name.",
         )
-    return Conclusion(Verdict.PASS, f"{agree}, and the target holds no other key.")
+    where = ""
+    if coverage.only_databases is not None:
+        # What the run was told to leave out was not looked at on either side.
+        where = f" in database {', '.join(map(str, coverage.only_databases))}, to which this run was limited"
+    return Conclusion(Verdict.PASS, f"{agree}, and the target holds no other key{where}.")

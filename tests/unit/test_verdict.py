@@ -94,3 +94,12 @@ def test_a_pass_needs_compared_keys_and_nothing_open(compared: int, found: Count
         assert not differs
         assert not unread
         assert (verdict is Verdict.PASS_WITH_EXCEPTIONS) == excepted
+
+
+def test_a_run_limited_to_some_databases_claims_nothing_about_the_others() -> None:
+    everywhere = conclude(Coverage(10, 10, 10), {})
+    limited = conclude(Coverage(10, 10, 10, (0, 3)), {})
+
+    assert limited.verdict is everywhere.verdict is Verdict.PASS
+    assert "database 0, 3" in limited.reason
+    assert "database" not in everywhere.reason
