@@ -14,10 +14,11 @@ from integrity.kinds.string import StringKind
 from integrity.kinds.zset import SortedSetKind
 
 STREAM: Final = StreamKind()
+HASH: Final = HashKind()
 KINDS: Final[dict[bytes, Kind]] = {
     kind.name.encode(): kind
-    for kind in (StringKind(), ListKind(), SetKind(), HashKind(), SortedSetKind(), STREAM, JsonKind())
+    for kind in (StringKind(), ListKind(), SetKind(), HASH, SortedSetKind(), STREAM, JsonKind())
 }
 """By the name that TYPE answers.  A type that is not here is a finding, never skipped."""
 
-__all__ = ["KINDS", "STREAM", "Kind", "MalformedReply"]
+__all__ = ["HASH", "KINDS", "STREAM", "Kind", "MalformedReply"]

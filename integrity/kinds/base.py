@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from integrity.replies import Reply
+
+if TYPE_CHECKING:
+    from integrity.kinds.pieces import Hasher, Piece, PieceSize
+    from integrity.wire import Connection
 
 
 class MalformedReply(ValueError):
@@ -13,7 +17,7 @@ class MalformedReply(ValueError):
 
 
 class Kind(Protocol):
-    """One Redis type: how to read it whole, its canonical digest, and how to tell two values apart in words."""
+    """One Redis type: how to read it, whole or in pieces, its canonical digest, and how to write it without DUMP."""
 
     @property
     def name(self) -> str:
@@ -44,6 +48,23 @@ class Kind(Protocol):
 
     def difference(self, source: Reply, target: Reply) -> str:
         """How two values of this kind differ, in a few words; positions and counts, never content."""
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        """Read the value piece by piece.
+
+        :param size: bytes of memory that it uses, or 0 where that is not known.
+        :raises ValueChanged: it was written to meanwhile, or is gone.
+        :raises MalformedReply: a reply is not this kind's.
+        """
+
+    def hasher(self) -> Hasher:
+        """Makes the digest of the whole from the pieces."""
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        """Write *pieces* with typed commands to a key that is not there yet; says what could not be carried.
+
+        :raises WriteRefused: the target refused a command.
+        """
 
 
 def elements_of(reply: Reply) -> list[bytes]:

@@ -1,15 +1,22 @@
-"""Hashes.  Canonical form: the sum of the digests of (length-prefixed field, value), with the count."""
+"""Hashes.  Canonical form: the sum of the digests of (length-prefixed field, value), with the count.
+
+The expiries of single fields are compared beside the digest (:mod:`integrity.kinds.field_expiry`), as a key's own
+expiry is: within a tolerance, because Dragonfly keeps them in whole seconds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from xxhash import xxh3_128_intdigest
 
-from integrity.checksum import digest_unordered
+from integrity.checksum import digest_of_sum, digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.field_expiry import ExpiryWriter, FieldExpiries, field_expiries
+from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, chunks, scanned_elements
 from integrity.replies import Reply
+from integrity.wire import Connection, pack
 
 _PREFIX: Final = tuple(b"%d:" % length for length in range(1024))
 
@@ -52,6 +59,48 @@ class HashKind:
             f"{plural(changed, 'field')} with another value, {len(left.keys() - right.keys()):,} only on the source, "
             f"{len(right.keys() - left.keys()):,} only on the target"
         )
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        knows = True
+        for pairs in scanned_elements(connection, b"HSCAN", b"HLEN", key, size, limit):
+            expiries: tuple[int, ...] | None = ()
+            if knows:
+                expiries = field_expiries(connection, key, pairs[::2])
+                knows = expiries is not None
+            yield Piece([*pairs], expiries=expiries or ())
+
+    def hasher(self) -> HashHasher:
+        return HashHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        with PieceWriter(target) as writer:
+            expiring = ExpiryWriter(writer, key)
+            for piece in pieces:
+                pairs = elements_of(piece.content)
+                writer.send([pack(b"HSET", key, *part) for part in chunks(pairs, 2)])
+                expiring.write(pairs, piece.expiries)
+        return expiring.lost
+
+
+class HashHasher:
+    """The digest of a hash that comes in pieces, and its fields' expiries."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sum = 0
+        self.expiries = FieldExpiries()
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece in."""
+        pairs = elements_of(piece.content)
+        self._sum += sum(_pair_digests(pairs))
+        self.size += len(pairs) // 2
+        if piece.expiries:
+            self.expiries.add(pairs[::2], piece.expiries)
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        return digest_of_sum(b"H", self._sum, self.size)
 
 
 def _table(reply: Reply) -> dict[bytes, bytes]:

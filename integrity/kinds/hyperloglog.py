@@ -13,6 +13,8 @@ REGISTERS: Final = 16_384
 _HEADER: Final = 16
 _DENSE, _SPARSE = 0, 1
 _DENSE_BYTES: Final = _HEADER + REGISTERS * 6 // 8
+LONGEST: Final = _HEADER + 2 * REGISTERS
+"""No well-formed HyperLogLog has more bytes: each sparse opcode covers at least one register with at most two bytes."""
 
 
 def registers(value: bytes) -> bytes | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from integrity.checksum import digest_bytes
 from integrity.kinds.base import MalformedReply
+from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, ValueChanged, ask
 from integrity.replies import Reply
+from integrity.wire import Connection, pack
 
 
 class JsonKind:
@@ -38,3 +40,37 @@ class JsonKind:
     def difference(self, source: Reply, target: Reply) -> str:
         left, right = self._canonical(source), self._canonical(target)
         return f"another document ({len(left):,} bytes in canonical form against {len(right):,})"
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        """One piece: a document has no parts that could be asked for by position."""
+        content = ask(connection, b"JSON.GET", key)
+        if content is None:
+            raise ValueChanged("it is gone")
+        yield Piece(content)
+
+    def hasher(self) -> JsonHasher:
+        return JsonHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        with PieceWriter(target) as writer:
+            for piece in pieces:
+                if isinstance(piece.content, bytes):
+                    writer.send([pack(b"JSON.SET", key, b"$", piece.content)])
+        return ()
+
+
+class JsonHasher:
+    """The digest of a document that comes as one piece."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._digest = b""
+
+    def add(self, piece: Piece) -> None:
+        """Take the piece in."""
+        kind = JsonKind()
+        self.size, self._digest = kind.size(piece.content), kind.digest(piece.content)
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        return self._digest

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from integrity.checksum import digest_bytes, digest_sequence
 from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.pieces import (
+    Piece,
+    PieceSize,
+    PieceWriter,
+    SequenceHasher,
+    ValueChanged,
+    ask,
+    chunks,
+    count_of,
+)
 from integrity.replies import Reply
+from integrity.wire import Connection, pack
 
 
 class ListKind:
@@ -43,3 +54,43 @@ class ListKind:
             if len(left) == len(right)
             else f"{text}; {plural(len(left), 'element')} against {len(right):,}"
         )
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        count = count_of(connection, b"LLEN", key)
+        step = limit.elements_for(count, size)
+        for start in range(0, count, step):
+            elements = elements_of(ask(connection, b"LRANGE", key, b"%d" % start, b"%d" % (start + step - 1)))
+            if len(elements) != min(step, count - start):
+                raise ValueChanged("its length changed")
+            yield Piece([*elements])
+        if count_of(connection, b"LLEN", key) != count:
+            raise ValueChanged("its length changed")
+
+    def hasher(self) -> ListHasher:
+        return ListHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        with PieceWriter(target) as writer:
+            for piece in pieces:
+                writer.send([pack(b"RPUSH", key, *part) for part in chunks(elements_of(piece.content), 1)])
+        return ()
+
+
+class ListHasher:
+    """The digest of a list that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._sequence = SequenceHasher()
+
+    @property
+    def size(self) -> int:
+        """Elements so far."""
+        return self._sequence.count
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece in."""
+        self._sequence.add(elements_of(piece.content))
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        return digest_bytes(b"L" + self._sequence.digest())

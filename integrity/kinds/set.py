@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from xxhash import xxh3_128_intdigest
 
-from integrity.checksum import digest_unordered
+from integrity.checksum import digest_of_sum, digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, chunks, scanned_elements
 from integrity.replies import Reply
+from integrity.wire import Connection, pack
 
 
 class SetKind:
@@ -35,3 +37,34 @@ class SetKind:
     def difference(self, source: Reply, target: Reply) -> str:
         left, right = set(elements_of(source)), set(elements_of(target))
         return f"{plural(len(left - right), 'member')} only on the source, {len(right - left):,} only on the target"
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        for members in scanned_elements(connection, b"SSCAN", b"SCARD", key, size, limit):
+            yield Piece([*members])
+
+    def hasher(self) -> SetHasher:
+        return SetHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        with PieceWriter(target) as writer:
+            for piece in pieces:
+                writer.send([pack(b"SADD", key, *part) for part in chunks(elements_of(piece.content), 1)])
+        return ()
+
+
+class SetHasher:
+    """The digest of a set that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sum = 0
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece in."""
+        members = elements_of(piece.content)
+        self.size += len(members)
+        self._sum += sum(map(xxh3_128_intdigest, members))
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        return digest_of_sum(b"T", self._sum, self.size)

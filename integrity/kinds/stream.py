@@ -8,80 +8,47 @@ that a digest never depends on the peer that it is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from integrity.checksum import digest_bytes, digest_sequence
 from integrity.kinds.base import MalformedReply, plural
+from integrity.kinds.pieces import Piece, PieceSize, SequenceHasher
+from integrity.kinds.stream_pieces import read_stream, write_stream
+from integrity.kinds.stream_reply import (
+    consumer_elements,
+    entry_elements,
+    group_elements,
+    pending_elements,
+    reply_bytes,
+    reply_integer,
+    reply_list,
+    reply_table,
+)
 from integrity.replies import Reply
+from integrity.wire import Connection
 
 Counters = tuple[int, bytes]
 """(entries added, max deleted id)"""
 
 
-def _table(reply: Reply) -> dict[bytes, Reply]:
-    if not isinstance(reply, list) or len(reply) % 2:
-        raise MalformedReply("XINFO STREAM FULL is no table")
-    table: dict[bytes, Reply] = {}
-    for name, value in zip(reply[::2], reply[1::2], strict=True):
-        if not isinstance(name, bytes):
-            raise MalformedReply("XINFO STREAM FULL has a name that is no string")
-        table[name] = value
-    return table
-
-
-def _bytes(value: Reply, name: str) -> bytes:
-    if not isinstance(value, bytes):
-        raise MalformedReply(f"XINFO STREAM FULL: {name} is no string")
-    return value
-
-
-def _list(value: Reply, name: str) -> list[Reply]:
-    if not isinstance(value, list):
-        raise MalformedReply(f"XINFO STREAM FULL: {name} is no list")
-    return value
-
-
-def _pending(table: dict[bytes, Reply]) -> list[Reply]:
-    """The pending entries, which servers call ``pending`` or ``pel``."""
-    return _list(table[b"pending"] if b"pending" in table else table.get(b"pel"), "pending")
-
-
 def _entries(reply: Reply) -> list[bytes]:
-    flat: list[bytes] = []
-    for entry in _list(reply, "entries"):
-        identifier, fields = _list(entry, "entry")
-        pairs = _list(fields, "fields")
-        flat.append(_bytes(identifier, "entry id"))
-        flat.append(b"%d" % len(pairs))
-        flat.extend(_bytes(item, "field") for item in pairs)
-    return flat
+    return entry_elements(reply_list(reply, "entries"))
 
 
 def _groups(reply: Reply) -> list[bytes]:
     flat: list[bytes] = []
-    groups = [_table(group) for group in _list(reply, "groups")]
-    for group in sorted(groups, key=lambda g: _bytes(g[b"name"], "group name")):
-        pending = _pending(group)
-        flat += [
-            _bytes(group[b"name"], "group name"),
-            _bytes(group[b"last-delivered-id"], "last-delivered-id"),
-            b"%d" % len(pending),
+    groups = [reply_table(group) for group in reply_list(reply, "groups")]
+    for group in sorted(groups, key=lambda g: reply_bytes(g[b"name"], "group name")):
+        # Servers call the pending entries ``pending`` or ``pel``.
+        pending = reply_list(group[b"pending"] if b"pending" in group else group.get(b"pel"), "pending")
+        consumers = [
+            reply_bytes(reply_table(c)[b"name"], "consumer name")
+            for c in reply_list(group.get(b"consumers"), "consumers")
         ]
-        for item in pending:
-            identifier, consumer, _time, count = _list(item, "pending entry")
-            flat += [_bytes(identifier, "pending id"), _bytes(consumer, "consumer"), b"%d" % _integer(count)]
-        consumers = sorted(
-            _bytes(_table(c)[b"name"], "consumer name") for c in _list(group.get(b"consumers"), "consumers")
-        )
-        flat.append(b"%d" % len(consumers))
-        flat += consumers
+        flat += group_elements(group[b"name"], group[b"last-delivered-id"], len(pending))
+        flat += pending_elements(pending)
+        flat += consumer_elements(consumers)
     return flat
-
-
-def _integer(value: Reply) -> int:
-    if not isinstance(value, int):
-        raise MalformedReply("XINFO STREAM FULL: a count is no number")
-    return value
 
 
 class StreamKind:
@@ -93,9 +60,9 @@ class StreamKind:
 
     def digest(self, reply: Reply) -> bytes:
         try:
-            table = _table(reply)
+            table = reply_table(reply)
             entries, groups = _entries(table[b"entries"]), _groups(table[b"groups"])
-            last = _bytes(table[b"last-generated-id"], "last-generated-id")
+            last = reply_bytes(table[b"last-generated-id"], "last-generated-id")
         except (KeyError, ValueError) as error:
             raise MalformedReply(f"XINFO STREAM FULL lacks a part: {error}") from error
         return digest_bytes(
@@ -104,7 +71,7 @@ class StreamKind:
 
     def counters(self, reply: Reply) -> Counters | None:
         """``entries-added`` and ``max-deleted-entry-id``, or None where the server keeps neither."""
-        table = _table(reply)
+        table = reply_table(reply)
         added, deleted = table.get(b"entries-added"), table.get(b"max-deleted-entry-id")
         return (added, deleted) if isinstance(added, int) and isinstance(deleted, bytes) else None
 
@@ -112,13 +79,13 @@ class StreamKind:
         return [self.digest(reply) for reply in replies]
 
     def size(self, reply: Reply) -> int:
-        length = _table(reply).get(b"length")
+        length = reply_table(reply).get(b"length")
         return length if isinstance(length, int) else 0
 
     def difference(self, source: Reply, target: Reply) -> str:
-        left, right = _table(source), _table(target)
+        left, right = reply_table(source), reply_table(target)
         parts = []
-        ours, theirs = _list(left[b"entries"], "entries"), _list(right[b"entries"], "entries")
+        ours, theirs = reply_list(left[b"entries"], "entries"), reply_list(right[b"entries"], "entries")
         if ours != theirs:
             differing = sum(1 for a, b in zip(ours, theirs, strict=False) if a != b)
             lengths = (
@@ -132,3 +99,50 @@ class StreamKind:
         if not parts and self.counters(source) != self.counters(target):
             parts.append("entries-added or max-deleted-entry-id differ")
         return ", ".join(parts) or "no difference left"
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        return read_stream(connection, key, size, limit)
+
+    def hasher(self) -> StreamHasher:
+        return StreamHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        return write_stream(target, key, pieces)
+
+
+class StreamHasher:
+    """The digest of a stream that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._last = b""
+        self._entries = SequenceHasher()
+        self._groups = SequenceHasher()
+        self.counters: Counters | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece in."""
+        content = reply_list(piece.content, piece.part)
+        match piece.part:
+            case "state":
+                last, added, deleted, *_ = content
+                self._last = reply_bytes(last, "last-generated-id")
+                if isinstance(added, int) and isinstance(deleted, bytes):
+                    self.counters = (added, deleted)
+            case "entries":
+                self.size += len(content)
+                self._entries.add(entry_elements(content))
+            case "group":
+                name, last, _read, pending = content
+                self._groups.add(group_elements(name, last, reply_integer(pending)))
+            case "pending":
+                self._groups.add(pending_elements(reply_list(content[1], "pending")))
+            case "consumers":
+                names = [reply_bytes(name, "consumer") for name in reply_list(content[1], "consumers")]
+                self._groups.add(consumer_elements(names))
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        return digest_bytes(
+            b"X" + digest_sequence([self._last]) + self._entries.digest() + self._groups.digest()
+        )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from xxhash import xxh3_128
 
 from integrity.checksum import digest_bytes
 from integrity.kinds.base import MalformedReply, plural
-from integrity.kinds.hyperloglog import MAGIC, registers
+from integrity.kinds.hyperloglog import LONGEST, MAGIC, registers
+from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, ValueChanged, ask, count_of
 from integrity.replies import Reply
+from integrity.wire import Connection, pack
 
 
 class StringKind:
@@ -49,3 +53,53 @@ class StringKind:
             "" if len(source) == len(target) else f"; {plural(len(source), 'byte')} against {len(target):,}"
         )
         return f"first differs at byte {at:,}{lengths}"
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        length = count_of(connection, b"STRLEN", key)
+        # Whether it is a HyperLogLog shows only on the whole of it.
+        step = max(limit.bytes, LONGEST)
+        for start in range(0, length, step) or (0,):
+            content = ask(connection, b"GETRANGE", key, b"%d" % start, b"%d" % (start + step - 1))
+            if not isinstance(content, bytes):
+                raise MalformedReply("GETRANGE is no string")
+            if len(content) != min(step, length - start):
+                raise ValueChanged("its length changed")
+            yield Piece(content)
+        if count_of(connection, b"STRLEN", key) != length:
+            raise ValueChanged("its length changed")
+
+    def hasher(self) -> StringHasher:
+        return StringHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        with PieceWriter(target) as writer:
+            command = b"SET"
+            for piece in pieces:
+                if isinstance(piece.content, bytes):
+                    writer.send([pack(command, key, piece.content)])
+                    command = b"APPEND"
+        return ()
+
+
+class StringHasher:
+    """The digest of a string that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._state = xxh3_128(b"S")
+        self._first = b""
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece in."""
+        if not isinstance(piece.content, bytes):
+            raise MalformedReply("a piece of a string is no string")
+        if not self.size:
+            self._first = piece.content[: LONGEST + 1]
+        self.size += len(piece.content)
+        self._state.update(piece.content)
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        if self._first.startswith(MAGIC) and self.size == len(self._first):
+            return StringKind().digest(self._first)
+        return self._state.digest()

@@ -6,15 +6,25 @@ it and some Redis encodings drop the sign.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Final
 
 from xxhash import xxh3_128_intdigest
 
-from integrity.checksum import digest_unordered
+from integrity.checksum import digest_of_sum, digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.pieces import (
+    Piece,
+    PieceSize,
+    PieceWriter,
+    ValueChanged,
+    ask,
+    chunks,
+    count_of,
+)
 from integrity.replies import Reply
+from integrity.wire import Connection, pack
 
 _double: Final = Struct("<d").pack
 # Adding zero turns −0 into 0 and leaves every other number as it is.
@@ -56,6 +66,50 @@ class SortedSetKind:
             f"{len(left.keys() - right.keys()):,} only on the source, "
             f"{len(right.keys() - left.keys()):,} only on the target"
         )
+
+    def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
+        count = count_of(connection, b"ZCARD", key)
+        step = limit.elements_for(count, size)
+        for start in range(0, count, step):
+            last = b"%d" % (start + step - 1)
+            pairs = elements_of(ask(connection, b"ZRANGE", key, b"%d" % start, last, b"WITHSCORES"))
+            if len(pairs) != 2 * min(step, count - start):
+                raise ValueChanged("its size changed")
+            yield Piece([*pairs])
+        if count_of(connection, b"ZCARD", key) != count:
+            raise ValueChanged("its size changed")
+
+    def hasher(self) -> SortedSetHasher:
+        return SortedSetHasher()
+
+    def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
+        with PieceWriter(target) as writer:
+            for piece in pieces:
+                pairs = elements_of(piece.content)
+                flat = [item for pair in zip(pairs[1::2], pairs[::2], strict=True) for item in pair]
+                writer.send([pack(b"ZADD", key, *part) for part in chunks(flat, 2)])
+        return ()
+
+
+class SortedSetHasher:
+    """The digest of a sorted set that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sum = 0
+
+    def add(self, piece: Piece) -> None:
+        """Take one piece in."""
+        pairs = elements_of(piece.content)
+        try:
+            self._sum += sum(_pair_digests(pairs))
+        except ValueError as error:
+            raise MalformedReply("a score is no number") from error
+        self.size += len(pairs) // 2
+
+    def digest(self) -> bytes:
+        """16 bytes."""
+        return digest_of_sum(b"Z", self._sum, self.size)
 
 
 def _table(reply: Reply) -> dict[bytes, float]:
