@@ -2,7 +2,8 @@
 
 A *run* has *phases*; a phase has *checkpoints* (one per key range, moved after every acknowledged batch), *tallies*
 (keys and bytes by database and kind) and *measurements* (progress over time).  *Findings* are keys that differ, and
-how.  *Artifacts* are files a run wrote.  *Events* are append-only and hash-chained (:mod:`integrity.ledger.audit`).
+how; *repairs* tell what a later run did about them.  *Artifacts* are files a run wrote.  *Control* is what operators
+ask of a live run.  *Events* are append-only and hash-chained (:mod:`integrity.ledger.audit`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,41 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from integrity.ledger.values import CheckpointState
+from integrity.ledger.vocabulary import (
+    FindingClass,
+    FindingState,
+    PhaseName,
+    PhaseState,
+    RepairAction,
+    RunKind,
+    RunState,
+    Verdict,
+)
+
+__all__ = [
+    "Artifact",
+    "Base",
+    "Checkpoint",
+    "Control",
+    "Event",
+    "Finding",
+    "FindingClass",
+    "FindingState",
+    "Measurement",
+    "Phase",
+    "PhaseName",
+    "PhaseState",
+    "Repair",
+    "RepairAction",
+    "Run",
+    "RunKind",
+    "RunState",
+    "Tally",
+    "UtcDateTime",
+    "Verdict",
+]
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """Aware UTC datetimes on every database; SQLite itself hands back naive ones."""
@@ -49,79 +85,6 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class RunKind(StrEnum):
-    """What a run was started to do."""
-
-    MIGRATE = "migrate"
-    VERIFY = "verify"
-    SNAPSHOT = "snapshot"
-
-
-class RunState(StrEnum):
-    """How far a run is.  ``finished`` says nothing about the verdict."""
-
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    """It ended with an error; the verdict is INCONCLUSIVE where one was due."""
-    INTERRUPTED = "interrupted"
-
-
-class PhaseName(StrEnum):
-    """The phases of a run, in order."""
-
-    CHECK = "check"
-    SNAPSHOT = "snapshot"
-    STREAM = "stream"
-    VERIFY = "verify"
-
-
-class PhaseState(StrEnum):
-    """How far a phase is."""
-
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-class Verdict(StrEnum):
-    """What a verification concluded."""
-
-    PASS = "PASS"  # noqa: S105  (a verdict, not a password)
-    PASS_WITH_EXCEPTIONS = "PASS WITH EXCEPTIONS"  # noqa: S105
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-
-
-class FindingClass(StrEnum):
-    """How a key differs.  One key can have several findings."""
-
-    MISSING = "missing"
-    """The target does not have it."""
-    EXTRA = "extra"
-    """Only the target has it."""
-    TYPE = "type"
-    VALUE = "value"
-    EXPIRY = "expiry"
-    REFUSED = "refused"
-    """The target did not accept the key's payload during the copy."""
-    SKIPPED = "skipped"
-    """The conflict policy kept the target's value."""
-    UNREADABLE = "unreadable"
-    """A side could not be read, or the type is not known; the key was not compared."""
-
-
-class FindingState(StrEnum):
-    """Whether a finding counts."""
-
-    OPEN = "open"
-    SETTLED = "settled"
-    """A later look found the key equal; kept for the record."""
-    EXCEPTION = "exception"
-    """Covered by a rule the operator set."""
 
 
 def _values(kind: type[StrEnum]) -> list[str]:
@@ -154,6 +117,7 @@ class Base(DeclarativeBase):
         Verdict: _enum(Verdict),
         FindingClass: _enum(FindingClass),
         FindingState: _enum(FindingState),
+        RepairAction: _enum(RepairAction),
     }
 
 
@@ -194,6 +158,8 @@ class Run(Base):
     error: Mapped[str | None] = mapped_column(Text)
     lease_owner: Mapped[str] = mapped_column(String(300))
     lease_until: Mapped[datetime]
+    parent_id: Mapped[str | None] = mapped_column(String(32))
+    """The run that this one repairs."""
 
 
 class Phase(Base):
@@ -239,6 +205,20 @@ class Checkpoint(Base):
     bytes: Mapped[Big]
     done: Mapped[bool]
     updated_at: Mapped[datetime]
+
+    @property
+    def state(self) -> CheckpointState:
+        """The row as the engine knows it."""
+        return CheckpointState(
+            self.database,
+            int(self.cursor),
+            self.batches,
+            self.keys,
+            self.bytes,
+            self.done,
+            self.range_index,
+            self.range_count,
+        )
 
 
 class Tally(Base):
@@ -304,6 +284,45 @@ class Finding(Base):
     first_seen_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
     times_seen: Mapped[int]
+    rule: Mapped[str | None] = mapped_column(String(80))
+    """Id of the rule under which it is an expected difference."""
+
+
+class Repair(Base):
+    """What a repair run did about one finding, with both sides before and after."""
+
+    __tablename__ = "repair"
+    __table_args__ = (Index("ix_repair_page", "run_id", "id"),)
+
+    id: Mapped[RowId]
+    run_id: Mapped[RunId]
+    """The repair run; its parent holds the finding."""
+    finding_id: Mapped[int | None] = mapped_column(_BigId, ForeignKey("finding.id", ondelete="SET NULL"))
+    database: Mapped[int]
+    key: Mapped[bytes]
+    key_digest: Mapped[bytes] = mapped_column(LargeBinary(16))
+    action: Mapped[RepairAction]
+    at: Mapped[datetime]
+    before_source_digest: Mapped[bytes | None]
+    before_target_digest: Mapped[bytes | None]
+    after_source_digest: Mapped[bytes | None]
+    after_target_digest: Mapped[bytes | None]
+    before_detail: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class Control(Base):
+    """What operators ask of a live run, which reads it about twice a second."""
+
+    __tablename__ = "control"
+
+    run_id: Mapped[RunId] = mapped_column(primary_key=True)
+    paused: Mapped[bool]
+    keys_per_second: Mapped[Big | None]
+    """Null: the run's own setting holds; 0: no cap."""
+    bytes_per_second: Mapped[Big | None]
+    updated_at: Mapped[datetime]
+    updated_by: Mapped[str] = mapped_column(String(200))
 
 
 class Artifact(Base):

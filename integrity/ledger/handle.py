@@ -1,0 +1,260 @@
+"""Writing one run.  Transactions are short and never held across a network copy."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+from sqlalchemy import Connection, Engine, delete, insert, update
+
+from integrity.errors import LedgerError
+from integrity.ledger import audit
+from integrity.ledger.checkpoints import CheckpointWriter
+from integrity.ledger.control import read_control
+from integrity.ledger.database import guarded, writing
+from integrity.ledger.findings import write_findings, write_repairs, write_state
+from integrity.ledger.models import (
+    FindingState,
+    Measurement,
+    Phase,
+    PhaseName,
+    PhaseState,
+    Run,
+    RunState,
+    Tally,
+    Verdict,
+)
+from integrity.ledger.naming import operator_name, process_name
+from integrity.ledger.values import CheckpointState, ControlState, NewFinding, NewRepair
+
+
+class RunHandle:
+    """The writing side of one run, for the process that owns it and its workers.  Not thread-safe.
+
+    :param owner: the token under which the run is held; a new one by default.
+    """
+
+    def __init__(self, engine: Engine, run_id: str, lease_seconds: float, owner: str | None = None) -> None:
+        self.engine = engine
+        self.id = run_id
+        self.owner = owner or f"{process_name()}:{secrets.token_hex(4)}"
+        """Process ids come again; the token makes the owner of the lease unmistakable."""
+        self._lease_seconds = lease_seconds
+        self._lease_renewed = monotonic()
+        self._checkpoints = CheckpointWriter(engine, run_id)
+
+    def close(self) -> None:
+        """Give the connection back that checkpoints are moved over; it is opened again where needed."""
+        self._checkpoints.close()
+
+    def event(self, kind: str, payload: Mapping[str, object]) -> None:
+        """Append an audit event."""
+        with writing(self.engine) as connection:
+            audit.append(connection, self.id, operator_name(), kind, payload)
+
+    def identify(
+        self,
+        *,
+        source: Mapping[str, object] | None,
+        target: Mapping[str, object] | None,
+        source_address: str | None,
+        target_address: str | None,
+    ) -> None:
+        """Record who the two servers are."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(Run)
+                .where(Run.id == self.id)
+                .values(
+                    source=dict(source) if source is not None else None,
+                    target=dict(target) if target is not None else None,
+                    source_address=source_address,
+                    target_address=target_address,
+                )
+            )
+            audit.append(
+                connection,
+                self.id,
+                operator_name(),
+                "run.identified",
+                {"source": dict(source or {}), "target": dict(target or {})},
+            )
+
+    def phase_started(self, name: PhaseName, keys_expected: int = 0) -> None:
+        """Record the begin of a phase, or its next attempt in a run that was resumed."""
+        with writing(self.engine) as connection:
+            begun = connection.execute(
+                update(Phase)
+                .where(Phase.run_id == self.id, Phase.name == name)
+                .values(
+                    state=PhaseState.RUNNING,
+                    ended_at=None,
+                    keys_expected=keys_expected,
+                    attempts=Phase.attempts + 1,
+                )
+            )
+            if not begun.rowcount:
+                connection.execute(
+                    insert(Phase).values(
+                        run_id=self.id,
+                        name=name,
+                        state=PhaseState.RUNNING,
+                        attempts=1,
+                        started_at=datetime.now(UTC),
+                        keys_expected=keys_expected,
+                        keys=0,
+                        bytes=0,
+                        detail={},
+                    )
+                )
+            audit.append(connection, self.id, operator_name(), "phase.started", {"phase": name.value})
+
+    def phase_ended(
+        self,
+        name: PhaseName,
+        state: PhaseState,
+        *,
+        keys: int = 0,
+        size: int = 0,
+        detail: Mapping[str, object],
+    ) -> None:
+        """Record the end of a phase and what it has to tell."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(Phase)
+                .where(Phase.run_id == self.id, Phase.name == name)
+                .values(state=state, ended_at=datetime.now(UTC), keys=keys, bytes=size, detail=dict(detail))
+            )
+            audit.append(
+                connection,
+                self.id,
+                operator_name(),
+                f"phase.{state.value}",
+                {"phase": name.value, "keys": keys, "bytes": size, "detail": dict(detail)},
+            )
+            self._renew(connection, force=True)
+
+    def checkpoint(self, phase: PhaseName, source_run_id: str, state: CheckpointState) -> None:
+        """Move a range forward, in one short transaction; renews the lease now and then."""
+        self._checkpoints.move(phase, source_run_id, state)
+        self.renew_lease()
+
+    def clear_checkpoints(self, phase: PhaseName) -> None:
+        """Forget the ranges of a phase, which begins again with others."""
+        self._checkpoints.clear(phase)
+
+    def measure(self, phase: PhaseName, keys: int, size: int) -> None:
+        """Record progress at this moment."""
+        with writing(self.engine) as connection:
+            connection.execute(
+                insert(Measurement).values(
+                    run_id=self.id, phase=phase, at=datetime.now(UTC), keys=keys, bytes=size
+                )
+            )
+            self._renew(connection)
+
+    def tally(self, phase: PhaseName, counts: Mapping[tuple[int, str], tuple[int, int]]) -> None:
+        """Record keys and bytes by (database, kind), in place of what was recorded before."""
+        rows = [
+            {"run_id": self.id, "phase": phase, "database": db, "kind": kind, "keys": keys, "bytes": size}
+            for (db, kind), (keys, size) in sorted(counts.items())
+        ]
+        with writing(self.engine) as connection:
+            connection.execute(delete(Tally).where(Tally.run_id == self.id, Tally.phase == phase))
+            if rows:
+                connection.execute(insert(Tally), rows)
+
+    def add_findings(self, phase: PhaseName, findings: Sequence[NewFinding]) -> None:
+        """Record findings; one that is there already is seen once more, with its newest facts."""
+        if findings:
+            with writing(self.engine) as connection:
+                write_findings(connection, self.id, phase, findings)
+
+    def set_finding_state(self, finding_ids: Sequence[int], state: FindingState) -> None:
+        """Put findings, of this run or of the one that it repairs, into another state."""
+        if finding_ids:
+            with writing(self.engine) as connection:
+                write_state(connection, finding_ids, state)
+
+    def settle_findings(self, finding_ids: Sequence[int]) -> None:
+        """Mark findings that a later look found equal."""
+        self.set_finding_state(finding_ids, FindingState.SETTLED)
+
+    def add_repairs(self, repairs: Sequence[NewRepair]) -> None:
+        """Record what this repair run did."""
+        if repairs:
+            with writing(self.engine) as connection:
+                write_repairs(connection, self.id, repairs)
+
+    def control(self) -> ControlState:
+        """What operators ask of this run now; cheap enough to ask twice a second."""
+        with guarded(self.engine):
+            return read_control(self._checkpoints.connection, self.id)
+
+    def renew_lease(self) -> None:
+        """Keep the run, if a quarter of the lease has passed; to be called while nothing else is written.
+
+        :raises LedgerError: another process took the run over.
+        """
+        if self._renewal_due():
+            with writing(self.engine) as connection:
+                self._renew(connection)
+
+    def finish(
+        self,
+        state: RunState,
+        *,
+        verdict: Verdict | None,
+        reason: str | None,
+        error_kind: str | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Record the end of the run."""
+        self.close()
+        now = datetime.now(UTC)
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(Run)
+                .where(Run.id == self.id)
+                .values(
+                    state=state,
+                    verdict=verdict,
+                    reason=reason,
+                    error_kind=error_kind,
+                    error=error,
+                    ended_at=now,
+                    lease_until=now,
+                )
+            )
+            connection.execute(
+                update(Phase)
+                .where(Phase.run_id == self.id, Phase.state == PhaseState.RUNNING)
+                .values(state=PhaseState.FAILED, ended_at=now)
+            )
+            audit.append(
+                connection,
+                self.id,
+                operator_name(),
+                f"run.{state.value}",
+                {"verdict": verdict.value if verdict else None, "reason": reason, "error": error},
+            )
+
+    def _renewal_due(self) -> bool:
+        return monotonic() - self._lease_renewed > self._lease_seconds / 4
+
+    def _renew(self, connection: Connection, *, force: bool = False) -> None:
+        if force or self._renewal_due():
+            self._lease_renewed = monotonic()
+            until = datetime.now(UTC) + timedelta(seconds=self._lease_seconds)
+            renewed = connection.execute(
+                update(Run)
+                .where(Run.id == self.id, Run.lease_owner == self.owner, Run.state == RunState.RUNNING)
+                .values(lease_until=until)
+            )
+            if not renewed.rowcount:
+                raise LedgerError(
+                    f"This process no longer owns run {self.id}.",
+                    "Another process took it over; leave it to that one.",
+                )
