@@ -16,7 +16,8 @@ import psutil
 
 from integrity.ledger import open_ledger
 from integrity.ledger.models import RunKind
-from integrity.migration import Run, Servers
+from integrity.migration import Run
+from integrity.phases.servers import Servers
 from integrity.progress import Silent
 from integrity.settings import load_settings
 

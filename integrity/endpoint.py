@@ -11,7 +11,7 @@ from integrity.address import Address, parse_address
 from integrity.errors import ConfigurationError, ProtocolError, Refused, Role, ServerNotReady, ServerReadOnly
 from integrity.replies import ErrorReply
 from integrity.settings import EndpointSettings
-from integrity.wire import Connection, Target, TlsFiles
+from integrity.wire import Connection, Target, TlsFiles, pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Identity:
     """Database number → keys, only those that hold any."""
     has_pexpiretime: bool
     """Whether the server tells absolute expiries (Redis ≥ 7.0, Dragonfly); else PTTL and its clock are used."""
+    field_expiries: str
+    """Hash fields with an expiry: ``none``, ``some``, or ``unknown`` where the server does not tell."""
     observed_at: datetime
 
     @property
@@ -129,7 +131,12 @@ class Endpoint:
                     "is still loading its dataset.",
                     "Wait until it has loaded, then start again.",
                 )
-            probe = connection.exchange([b"*2\r\n$11\r\nPEXPIRETIME\r\n$14\r\ngreenfly:probe\r\n"])[0]
+            probe, fields = connection.exchange(
+                [
+                    pack(b"PEXPIRETIME", b"greenfly:probe"),
+                    pack(b"HPEXPIRETIME", b"greenfly:probe", b"FIELDS", b"1", b"f"),
+                ]
+            )
             if isinstance(probe, ErrorReply) and "unknown command" not in str(probe).lower():
                 raise connection.error_for(probe, "PEXPIRETIME")
         engine, version = _engine(info)
@@ -144,6 +151,7 @@ class Endpoint:
             max_memory=_number(info.get("maxmemory")),
             databases=_keyspace(info),
             has_pexpiretime=isinstance(probe, int),
+            field_expiries="none" if isinstance(fields, ErrorReply) else _field_expiries(info),
             observed_at=datetime.now(UTC),
         )
         if identity.mode == "sentinel":
@@ -192,6 +200,20 @@ def _engine(info: dict[str, str]) -> tuple[str, str]:
         if version := info.get(f"{engine}_version"):
             return engine, version.removeprefix("df-").removeprefix("v")
     return "redis", info.get("redis_version", "unknown")
+
+
+def _field_expiries(info: dict[str, str]) -> str:
+    """Redis counts such hashes as ``subexpiry``, Valkey as ``keys_with_volatile_items``; Dragonfly does not."""
+    lines = [value for name, value in info.items() if name.startswith("db") and value.startswith("keys=")]
+    counts = [
+        _number(value)
+        for line in lines
+        for name, _, value in (part.partition("=") for part in line.split(","))
+        if name in {"subexpiry", "keys_with_volatile_items"}
+    ]
+    if len(counts) < len(lines):
+        return "unknown"
+    return "some" if any(counts) else "none"
 
 
 def _number(text: str | None) -> int:

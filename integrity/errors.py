@@ -11,6 +11,7 @@
     ├── Interrupted                  Ctrl-C, SIGTERM or SIGHUP, the ledger is closed      (exit 128 + signal)
     └── ServerError                  one server, by role and masked address
         ├── ServerUnreachable        no TCP or unix connection, name not resolved, lost   (exit x0)
+        │   └── ServerRestarted      another process answers there than the run began with
         ├── AuthenticationFailed     wrong user or password, or none given                (exit x1)
         ├── TlsFailed                handshake or certificate refused, TLS mismatch       (exit x2)
         ├── ServerNotReady           still loading, or replica without its master         (exit x3)
@@ -26,6 +27,7 @@ Every error carries what happened (:attr:`~GreenflyError.problem`) and what to d
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import Literal
 
 Role = Literal["source", "target", "server"]
@@ -41,6 +43,17 @@ class GreenflyError(Exception):
 
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}".strip()
+
+    def __reduce__(self) -> tuple[Callable[..., GreenflyError], tuple[object, ...]]:
+        # Worker processes hand their errors over; the facts travel, not the constructor's arguments.
+        return _rebuilt, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuilt(kind: type[GreenflyError], args: tuple[object, ...], facts: dict[str, object]) -> GreenflyError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigurationError(GreenflyError):
@@ -100,6 +113,10 @@ class ServerError(GreenflyError):
 
 class ServerUnreachable(ServerError):
     """No connection, or a connection lost and not regained."""
+
+
+class ServerRestarted(ServerUnreachable):
+    """The server was restarted, or another one took its place; what was read from it by cursor is void."""
 
 
 class AuthenticationFailed(ServerError):

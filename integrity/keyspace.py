@@ -13,17 +13,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from integrity.errors import ProtocolError
 from integrity.expiry import Commands
+from integrity.pace import Pace
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, arguments_of, every
+
+if TYPE_CHECKING:
+    from integrity.partition import CursorRange
+    from integrity.rules import Rules
 
 _PAGES_READY: Final = 2
 """Pages that wait, probed, for their content to be asked for; with more, SCAN pauses."""
 _MEMORY_USAGE: Final = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class BigKey:
+    """A key whose value is read in pieces."""
+
+    key: bytes
+    size: int
+    """Bytes of memory on the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +57,16 @@ class Page:
     completes: bool
     """Whether this is the last part of its SCAN reply; only then may a checkpoint move to :attr:`cursor`."""
     last: bool
-    """Whether the database ends here."""
+    """Whether the range ends here."""
+    big: list[BigKey] = field(default_factory=list)
+    """Keys of the same SCAN reply that are too large to be read whole; not among :attr:`keys`."""
+    excluded: dict[str, int] = field(default_factory=dict)
+    """Rule → how many keys of the same SCAN reply it left out."""
+
+    @property
+    def count(self) -> int:
+        """How many keys of the SCAN reply this page accounts for."""
+        return len(self.keys) + len(self.big) + sum(self.excluded.values())
 
 
 def scan_command(cursor: int, count: int) -> bytes:
@@ -82,13 +105,18 @@ class _Scanned:
     """Keys of one SCAN reply that are yet to be probed."""
 
     keys: list[bytes]
-    arguments: list[bytes]
     cursor: int
+    last: bool
 
 
 class KeyspaceReader:
-    """Reads the current database of *connection* from a cursor on.
+    """Reads one range of the current database of *connection*, from a cursor on.
 
+    :param keys: the range.
+    :param cursor: where to begin in it; None for its start.
+    :param pace: asked before every page.
+    :param big_bytes: keys that use more memory than this are not read but handed over by name; needs *with_sizes*.
+    :param rules: which keys are left out.
     :param read: makes the commands that read a page's content; called once per page, in order, right before they are
         sent, so that the caller can ask another server for the same keys in the same moment.
     :param with_types: also ask for each key's type.
@@ -99,22 +127,31 @@ class KeyspaceReader:
         self,
         connection: Connection,
         *,
-        cursor: int,
-        batch_keys: int,
+        keys: CursorRange,
+        cursor: int | None,
+        pace: Pace,
         batch_bytes: int,
+        big_bytes: int,
+        rules: Rules,
         read: Callable[[Page], Commands],
         with_types: bool,
         with_sizes: bool,
     ) -> None:
         self._connection = connection
-        self._cursor = cursor
-        self._batch_keys = batch_keys
+        self._range = keys
+        self._cursor = keys.start if cursor is None else cursor
+        self._pace = pace
         self._batch_bytes = batch_bytes
+        self._big_bytes = big_bytes
+        self._rules = rules
         self._read = read
-        self._with_types = with_types
+        self._with_types = with_types or rules.needs_types
         self._with_sizes = with_sizes
         self._scanned_all = False
         self._scanned: _Scanned | None = None
+        self._overlapping: _Scanned | None = None
+        """The range's last keys, until it is known which of them the next range brings too."""
+        self._overlap_count = 0
         self._ready: deque[Page] = deque()
 
     def __iter__(self) -> Iterator[tuple[Page, list[Reply]]]:
@@ -126,16 +163,18 @@ class KeyspaceReader:
         arriving: Page | None = None
         replies = 0
         while True:
-            scans = not self._scanned_all and len(self._ready) < _PAGES_READY
+            scans = len(self._ready) < _PAGES_READY and (not self._scanned_all or bool(self._overlapping))
             probes = self._scanned
             page = self._ready.popleft() if self._ready else None
             if not scans and probes is None and page is None and arriving is None:
                 return
-            commands = [scan_command(self._cursor, self._batch_keys)] if scans else []
+            commands = [self._scan_command()] if scans else []
+            arguments = arguments_of(probes.keys) if probes else []
             if probes is not None:
-                commands.append(self._probe_commands(probes.arguments))
+                commands.append(self._probe_commands(arguments))
             expected = 0
             if page is not None:
+                self._pace.admit(page.count, page.size)
                 content, expected = self._read(page)
                 commands.append(content)
             connection.send(b"".join(commands))
@@ -146,18 +185,36 @@ class KeyspaceReader:
             self._scanned = self._take_scan() if scans else None
             if probes is not None:
                 told = connection.receive_many(len(probes.keys) * (self._with_types + self._with_sizes))
-                self._ready.extend(split_page(self._probed(probes, told), self._batch_bytes))
+                self._ready.extend(split_page(self._probed(probes, arguments, told), self._batch_bytes))
 
-    def _take_scan(self) -> _Scanned:
-        self._cursor, keys = scan_reply(self._connection, self._connection.receive())
-        self._scanned_all = self._cursor == 0
-        return _Scanned(keys, arguments_of(keys), self._cursor)
+    def _scan_command(self) -> bytes:
+        next_start = self._range.next_start
+        if self._overlapping is not None and next_start is not None:
+            return scan_command(next_start, self._overlap_count)
+        self._overlap_count = self._pace.batch_keys
+        return scan_command(self._cursor, self._overlap_count)
+
+    def _take_scan(self) -> _Scanned | None:
+        cursor, keys = scan_reply(self._connection, self._connection.receive())
+        if self._overlapping is not None:
+            # These are the next range's first keys; whoever reads that range deals with them.
+            theirs = frozenset(keys)
+            last = self._overlapping
+            self._overlapping = None
+            return _Scanned([key for key in last.keys if key not in theirs], last.cursor, last=True)
+        self._cursor = cursor
+        self._scanned_all = self._range.ends_at(cursor)
+        scanned = _Scanned(keys, cursor, self._scanned_all)
+        if self._scanned_all and cursor and self._range.next_start is not None:
+            self._overlapping = scanned
+            return None
+        return scanned
 
     def _probe_commands(self, arguments: list[bytes]) -> bytes:
         types = every(b"*2\r\n$4\r\nTYPE\r\n", arguments) if self._with_types else b""
         return types + every(_MEMORY_USAGE, arguments) if self._with_sizes else types
 
-    def _probed(self, scanned: _Scanned, replies: list[Reply]) -> Page:
+    def _probed(self, scanned: _Scanned, arguments: list[bytes], replies: list[Reply]) -> Page:
         count = len(scanned.keys)
         types: list[bytes] = []
         sizes = [0] * count
@@ -170,12 +227,50 @@ class KeyspaceReader:
         if self._with_sizes:
             told = replies[len(replies) - count :]
             sizes = [size if size.__class__ is int else 0 for size in told]
-        keys, arguments, cursor = scanned.keys, scanned.arguments, scanned.cursor
-        return Page(keys, arguments, types, sizes, sum(sizes), cursor, True, cursor == 0)
+        keys = scanned.keys
+        excluded: dict[str, int] = {}
+        big: list[BigKey] = []
+        if not self._rules.selects_all:
+            selection = self._rules.select(keys, types, sizes)
+            excluded = selection.excluded
+            keys, arguments, types, sizes = _only(selection.kept, keys, arguments, types, sizes)
+        if self._big_bytes and sizes and max(sizes) > self._big_bytes:
+            big = [BigKey(key, size) for key, size in zip(keys, sizes, strict=True) if size > self._big_bytes]
+            small = [i for i, size in enumerate(sizes) if size <= self._big_bytes]
+            keys, arguments, types, sizes = _only(small, keys, arguments, types, sizes)
+        return Page(
+            keys,
+            arguments,
+            types,
+            sizes,
+            sum(sizes),
+            scanned.cursor,
+            completes=True,
+            last=scanned.last,
+            big=big,
+            excluded=excluded,
+        )
+
+
+def _only(
+    kept: Sequence[int], keys: list[bytes], arguments: list[bytes], types: list[bytes], sizes: list[int]
+) -> tuple[list[bytes], list[bytes], list[bytes], list[int]]:
+    """The same four lists with the positions *kept* alone; types may be empty."""
+    if len(kept) == len(keys):
+        return keys, arguments, types, sizes
+    return (
+        [keys[i] for i in kept],
+        [arguments[i] for i in kept],
+        [types[i] for i in kept] if types else types,
+        [sizes[i] for i in kept],
+    )
 
 
 def split_page(page: Page, batch_bytes: int) -> Sequence[Page]:
-    """Cut a page into parts of at most *batch_bytes* each (one larger key is a part of its own)."""
+    """Cut a page into parts of at most *batch_bytes* each (one larger key is a part of its own).
+
+    What is not read with the page (big and excluded keys) goes with the last part.
+    """
     if page.size <= batch_bytes:
         return [page]
     parts: list[Page] = []
@@ -199,4 +294,6 @@ def _part(page: Page, start: int, end: int, size: int, *, last: bool) -> Page:
         page.cursor,
         page.completes and last,
         page.last and last,
+        page.big if last else [],
+        page.excluded if last else {},
     )

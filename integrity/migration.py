@@ -7,54 +7,46 @@ after.  Whatever goes wrong inside :meth:`Run.recorded` ends the run in the ledg
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Self
 
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused, StopSignal
+from integrity.keyspace import memory_usage_known
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
-from integrity.ledger.models import (
-    FindingClass,
-    FindingState,
-    PhaseName,
-    PhaseState,
-    RunKind,
-    RunState,
-    Verdict,
-)
-from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.ledger.models import PhaseName, PhaseState, RunKind, RunState, Verdict
 from integrity.meter import Meter
+from integrity.phases.servers import Servers
+from integrity.phases.stream import StreamPhase
+from integrity.phases.verify import VerifyPhase
 from integrity.progress import Progress
+from integrity.replica import require_caught_up
+from integrity.rules import Rules
 from integrity.settings import ConflictPolicy, Settings
 from integrity.snapshot.create import Snapshot, SnapshotTaker, remove_partial
-from integrity.transfer.copy import Copier, CopyTotals
-from integrity.verify.compare import Comparer
-from integrity.verify.exceptions import ExceptionRules
-from integrity.verify.recheck import Rechecker
-from integrity.verify.verdict import Conclusion, Coverage, conclude
+from integrity.verify.verdict import Conclusion
 
 
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """Both servers as the check phase saw them."""
+def settings_as_started(settings: Settings, run: models.Run) -> Settings:
+    """*settings* with the conflict policy, the rules and the databases that an earlier run was started with.
 
-    source: Endpoint
-    target: Endpoint
-    source_identity: Identity
-    target_identity: Identity
-    databases: tuple[int, ...]
-    """The databases this run is about, ascending."""
-
-
-def stored_policy(settings: Mapping[str, object]) -> ConflictPolicy:
-    """The conflict policy in a run's recorded settings."""
-    copying = settings.get("copy")
-    return ConflictPolicy(str(copying["conflict"])) if isinstance(copying, Mapping) else ConflictPolicy.FAIL
+    :raises LedgerError: its rules were recorded by a version with other rules.
+    """
+    recorded = run.settings
+    copying = recorded.get("copy")
+    policy = ConflictPolicy(str(copying["conflict"])) if isinstance(copying, Mapping) else ConflictPolicy.FAIL
+    databases = recorded.get("databases")
+    return settings.model_copy(
+        update={
+            "copying": settings.copying.model_copy(update={"conflict": policy}),
+            "rules": Rules.from_recorded(recorded.get("rules")).settings,
+            "databases": tuple(databases) if isinstance(databases, list) else None,
+        }
+    )
 
 
 class Run:
@@ -78,6 +70,7 @@ class Run:
         self._conclusion: Conclusion | None = None
         self._resumed = resumed
         """The run as its earlier owner left it."""
+        self._rules = Rules.of(settings.rules)
 
     @classmethod
     def start(
@@ -95,7 +88,7 @@ class Run:
     def resume(cls, settings: Settings, ledger: Ledger, progress: Progress) -> Self:
         """Take over the newest run between the two addresses of *settings* that began to copy and broke off.
 
-        It goes on under the conflict policy that it was started with.
+        It goes on under the conflict policy, the rules and the databases that it was started with.
 
         :raises Refused: there is none, or another process still owns it.
         """
@@ -106,10 +99,7 @@ class Run:
             raise Refused(
                 f"No run from {source} to {target} broke off while it copied.", "Start one without --resume."
             )
-        policy = stored_policy(broken.settings)
-        settings = settings.model_copy(
-            update={"copying": settings.copying.model_copy(update={"conflict": policy})}
-        )
+        settings = settings_as_started(settings, broken)
         handle = ledger.take_over(broken.id, settings.lease_seconds)
         progress.say(f"Resuming run {broken.id}.")
         return cls(settings, ledger, handle, RunKind.MIGRATE, progress, resumed=broken)
@@ -164,8 +154,9 @@ class Run:
         """Reach the source alone (for a snapshot) and record it."""
         with self._phase(PhaseName.CHECK) as detail:
             source = Endpoint.from_settings("source", self.settings.source)
+            source = self._reader(source)
             identity = source.identify()
-            databases = self._databases(source, identity, None)
+            databases = self._databases(source, identity)
             self.handle.identify(
                 source=identity.to_dict(), target=None, source_address=str(source), target_address=None
             )
@@ -184,9 +175,11 @@ class Run:
             target = Endpoint.from_settings("target", settings.target)
             if source.address.database is not None or target.address.database is not None:
                 self._require_same_database(source, target)
-            source_identity, target_identity = source.identify(), target.identify()
+            reader = self._reader(source)
+            source_identity, target_identity = reader.identify(), target.identify()
             self._require_two_servers(source, target, source_identity, target_identity)
-            databases = self._databases(source, source_identity, target_identity)
+            databases = self._databases(source, source_identity)
+            self._require_sizes(reader)
             self.handle.identify(
                 source=source_identity.to_dict(),
                 target=target_identity.to_dict(),
@@ -194,31 +187,61 @@ class Run:
                 target_address=str(target),
             )
             detail["databases"] = list(databases)
-            if self.kind is RunKind.MIGRATE:
+            detail["rules"] = self._rules.describe()
+            onto = self._target_databases(source, target_identity, databases)
+            if self.kind is not RunKind.VERIFY:
                 target.require_writable()
-                self._require_databases(target, databases)
+                self._require_databases(target, tuple(self._rules.target_databases(databases)))
+            if self.kind is RunKind.MIGRATE:
                 if self._resumed is None:
                     self._require_empty(source, target, target_identity)
                 detail["conflict"] = settings.copying.conflict.value
-        return Servers(source, target, source_identity, target_identity, databases)
+        return Servers(reader, target, source_identity, target_identity, databases, onto)
 
-    def _databases(
-        self, source: Endpoint, source_id: Identity, target_id: Identity | None
-    ) -> tuple[int, ...]:
+    def _reader(self, source: Endpoint) -> Endpoint:
+        """The server that is read: the source, or its replica once that has caught up."""
+        if self.settings.replica.url is None:
+            return source
+        replica = Endpoint.from_settings("source", self.settings.replica)
+        require_caught_up(source, replica, self.settings.reconnect_seconds)
+        self._progress.say(f"Reading from replica {replica}.")
+        return replica
+
+    def _databases(self, source: Endpoint, identity: Identity) -> tuple[int, ...]:
         if self.settings.databases is not None:
             return tuple(sorted(set(self.settings.databases)))
         if source.address.database is not None:
             return (source.address.database,)
-        return tuple(sorted({*source_id.databases, *(target_id.databases if target_id else {})}))
+        return tuple(sorted(identity.databases))
+
+    def _target_databases(
+        self, source: Endpoint, target: Identity, databases: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """Where keys go to, and, unless the run is limited to some databases, wherever the target holds keys."""
+        onto = set(self._rules.target_databases(databases))
+        if self.settings.databases is None and source.address.database is None:
+            onto.update(target.databases)
+        return tuple(sorted(onto))
 
     def _require_same_database(self, source: Endpoint, target: Endpoint) -> None:
-        """Keys keep their database number; a URL that asks for another one is refused, not ignored."""
-        if target.address.database not in (None, source.address.database):
+        """A target URL that asks for another database than keys go to is refused, not ignored."""
+        ours, theirs = source.address.database, target.address.database
+        if theirs is not None and (ours is None or self._rules.target_database(ours) != theirs):
             raise ConfigurationError(
-                f"The target URL names database {target.address.database}, the source URL "
-                f"{'none' if source.address.database is None else source.address.database}.",
-                "Keys keep their database number in this version: name the same one in both, or none in the target.",
+                f"The target URL names database {theirs}, the source URL {'none' if ours is None else ours}.",
+                "Keys keep their database number unless --map-db maps it: name the same one in both, none in the "
+                "target, or map it.",
             )
+
+    def _require_sizes(self, source: Endpoint) -> None:
+        if not self._rules.needs_sizes:
+            return
+        with source.connect("check") as connection:
+            if not memory_usage_known(connection):
+                raise Refused(
+                    f"Source {source} does not tell the size of a key, which the rules ask for.",
+                    "Allow MEMORY USAGE for this user, or leave min_bytes and max_bytes out.",
+                )
 
     def _require_two_servers(
         self, source: Endpoint, target: Endpoint, ours: Identity, theirs: Identity
@@ -321,210 +344,30 @@ class Run:
             p.name is PhaseName.SNAPSHOT and p.state is PhaseState.DONE for p in self.ledger.phases(self.id)
         )
 
-    # -- stream -------------------------------------------------------------------------------------------------
+    # -- stream and verify --------------------------------------------------------------------------------------
 
     def stream(self, servers: Servers) -> None:
         """Copy every key of every database from source to target.
 
         :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
         """
-        identity = servers.source_identity
-        expected = sum(identity.databases.get(database, 0) for database in servers.databases)
-        with self._phase(PhaseName.STREAM, expected) as detail:
-            copied = self._copied_before(servers)
-            totals = self._counted_before() if copied else CopyTotals()
-            meter = Meter(
-                self.handle,
-                PhaseName.STREAM,
-                self._progress,
-                every=lambda: self.handle.tally(PhaseName.STREAM, totals.tallies),
-            )
-
-            def checkpoint(state: CheckpointState) -> None:
-                self.handle.checkpoint(PhaseName.STREAM, identity.run_id, state)
-
-            def findings(found: list[NewFinding]) -> None:
-                self.handle.add_findings(PhaseName.STREAM, found)
-
-            copier = Copier(
-                servers.source,
-                servers.target,
-                identity,
-                servers.target_identity,
-                self.settings.copying,
-                run_id=self.id,
-                broken_runs=[self.id, *self.ledger.broken_runs(str(servers.target))],
-                totals=totals,
-                on_checkpoint=checkpoint,
-                on_findings=findings,
-                on_progress=meter.advance,
-            )
-            try:
-                for database in servers.databases:
-                    before = copied.get(database)
-                    if before is None or not before.done:
-                        copier.copy_database(database, before)
-            finally:
-                # Also for a copy that broke off: the ledger tells what reached the target.
-                detail.update(
-                    meter.finish()
-                    | {
-                        "keys": totals.written,
-                        "bytes": totals.size,
-                        "written": totals.written,
-                        "skipped": totals.skipped,
-                        "refused": totals.refused,
-                        "relabelled": totals.relabelled,
-                        "vanished": totals.vanished,
-                        "batches": totals.batches,
-                    }
-                )
-                self.handle.tally(PhaseName.STREAM, totals.tallies)
-            if totals.refused:
-                self._progress.say(f"The target refused {totals.refused:,} keys; each is a finding.")
-
-    def _copied_before(self, servers: Servers) -> dict[int, CheckpointState]:
-        """Where a resumed run goes on, by database; nothing where it has to begin again."""
-        if self._resumed is None:
-            return {}
-        restarted = [
-            endpoint
-            for endpoint, now, then in (
-                (servers.source, servers.source_identity, self._resumed.source),
-                (servers.target, servers.target_identity, self._resumed.target),
-            )
-            if now.run_id != (then or {}).get("run_id")
-        ]
-        if restarted:
-            names = " and ".join(f"{endpoint.role} {endpoint}" for endpoint in restarted)
-            text = f"{names} restarted since: its cursors are void, so every database is copied from the beginning."
-            self._progress.say(text)
-            self.handle.event("ranges.restarted", {"reason": text})
-            return {}
-        return {
-            row.database: CheckpointState(
-                row.database, int(row.cursor), row.batches, row.keys, row.bytes, row.done
-            )
-            for row in self.ledger.checkpoints(self.id, PhaseName.STREAM)
-        }
-
-    def _counted_before(self) -> CopyTotals:
-        """What earlier attempts counted, to the second in which they were killed."""
-        totals = CopyTotals()
-        for row in self.ledger.tallies(self.id):
-            if row.phase is PhaseName.STREAM:
-                totals.tallies[row.database, row.kind] = (row.keys, row.bytes)
-        totals.written = sum(keys for keys, _ in totals.tallies.values())
-        totals.size = sum(size for _, size in totals.tallies.values())
-        for (finding_class, _), count in self.ledger.finding_counts(self.id).items():
-            totals.refused += count if finding_class is FindingClass.REFUSED else 0
-            totals.skipped += count if finding_class is FindingClass.SKIPPED else 0
-        totals.batches = sum(row.batches for row in self.ledger.checkpoints(self.id, PhaseName.STREAM))
-        return totals
-
-    # -- verify -------------------------------------------------------------------------------------------------
+        with self._phase(PhaseName.STREAM, servers.source_keys) as detail:
+            phase = StreamPhase(self.settings, self.ledger, self.handle, self._progress, self._resumed)
+            phase.run(servers, detail)
 
     def verify(self, servers: Servers) -> Conclusion:
         """Read every key back from both servers, compare, re-check what differs, and conclude.
 
         :raises ServerError: a server is lost or refuses; the verdict is INCONCLUSIVE.
         """
-        settings = self.settings.verify
-        before_source, before_target = servers.source.identify(), servers.target.identify()
-        present = sum(before_source.databases.get(database, 0) for database in servers.databases)
-        rules = ExceptionRules(self.ledger, self.id, self.settings)
-        with self._phase(PhaseName.VERIFY, present) as detail:
-            meter = Meter(self.handle, PhaseName.VERIFY, self._progress)
-
-            def checkpoint(state: CheckpointState) -> None:
-                self.handle.checkpoint(PhaseName.VERIFY, before_source.run_id, state)
-
-            def findings(found: list[NewFinding]) -> None:
-                self.handle.add_findings(PhaseName.VERIFY, rules.apply(found))
-
-            comparer = Comparer(
-                servers.source,
-                servers.target,
-                before_source,
-                before_target,
-                settings,
-                on_findings=findings,
-                on_checkpoint=checkpoint,
-                on_progress=meter.advance,
-            )
-            for database in servers.databases:
-                comparer.compare_database(database)
-            rechecker = Rechecker(
-                servers.source,
-                servers.target,
-                before_source,
-                before_target,
-                settings,
-                ledger=self.ledger,
-                run=self.handle,
-                rules=rules,
-            )
-            rechecks = settled = 0
-            for _ in range(settings.rechecks):
-                time.sleep(settings.recheck_delay if rechecks or self._open_findings() else 0)
-                looked, gone = rechecker.recheck()
-                settled += gone
-                if not looked:
-                    break
-                rechecks += 1
-            totals = comparer.totals
-            counts = self.ledger.finding_counts(self.id)
-            unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)
-            limited = self.settings.databases is not None or servers.source.address.database is not None
-            coverage = Coverage(
-                present,
-                totals.scanned - totals.vanished - unreadable,
-                totals.target_scanned,
-                servers.databases if limited else None,
-            )
-            detail.update(
-                meter.finish()
-                | {
-                    "keys": totals.scanned,
-                    "bytes": meter.size,
-                    "source_keys": present,
-                    "target_keys": sum(
-                        before_target.databases.get(database, 0) for database in servers.databases
-                    ),
-                    "compared": coverage.compared,
-                    "equal": totals.equal_keys,
-                    "vanished": totals.vanished,
-                    "unreadable": unreadable,
-                    "target_scanned": totals.target_scanned,
-                    "extra": sum(
-                        n
-                        for (c, state), n in counts.items()
-                        if c is FindingClass.EXTRA and state is not FindingState.SETTLED
-                    ),
-                    "rechecks": rechecks,
-                    "settled": settled,
-                    "expiry_tolerance_ms": settings.expiry_tolerance_ms,
-                    "max_expiry_drift_ms": totals.max_expiry_drift_ms,
-                    "fingerprints": totals.fingerprints(),
-                }
-            )
-            self.handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
-            self._require_same_processes(servers, before_source, before_target)
-            self._conclusion = conclude(coverage, counts)
+        self._reader(Endpoint.from_settings("source", self.settings.source))
+        servers = replace(
+            servers, source_identity=servers.source.identify(), target_identity=servers.target.identify()
+        )
+        with self._phase(PhaseName.VERIFY, servers.source_keys) as detail:
+            phase = VerifyPhase(self.settings, self.ledger, self.handle, self._progress)
+            self._conclusion = phase.run(servers, detail)
         return self._conclusion
-
-    def _open_findings(self) -> bool:
-        return bool(self.ledger.findings(self.id, limit=1))
-
-    def _require_same_processes(self, servers: Servers, source: Identity, target: Identity) -> None:
-        """A server that restarted under the comparison made its cursors void; nothing may be concluded from them."""
-        for endpoint, before in ((servers.source, source), (servers.target, target)):
-            now = endpoint.identify()
-            if now.run_id != before.run_id:
-                raise Refused(
-                    f"{endpoint.role.capitalize()} {endpoint} restarted while it was compared.",
-                    "Run verify again.",
-                )
 
     # -- shared -------------------------------------------------------------------------------------------------
 

@@ -11,13 +11,24 @@ import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from platformdirs import user_state_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from integrity.errors import ConfigurationError
+from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
 
 CONFIG_FILE_VARIABLE = "GREENFLY_CONFIG"
 DEFAULT_CONFIG_FILE = Path("greenfly.toml")
@@ -47,6 +58,14 @@ class ExtraPolicy(StrEnum):
     FAIL = "fail"
     ALLOW = "allow"
     """Listed as an exception; the verdict can be PASS WITH EXCEPTIONS."""
+
+
+class FieldExpiryPolicy(StrEnum):
+    """When the expiries of single hash fields are compared."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 class EndpointSettings(_Section):
@@ -93,6 +112,39 @@ class SnapshotSettings(_Section):
     batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(
         200, description="keys read in one MULTI/EXEC, which blocks the source for about 8 µs per key"
     )
+    encrypt_to: tuple[Annotated[str, Field(pattern=r"^age1[02-9ac-hj-np-z]{58}$")], ...] = Field(
+        (), description="age recipients (age1…) that can read the snapshots; none: they are not encrypted"
+    )
+    identity: SecretStr | None = Field(
+        None, description="age identity (AGE-SECRET-KEY-1…) that reads encrypted snapshots"
+    )
+    identity_file: Path | None = Field(None, description="file that holds age identities")
+    keep: Annotated[int | None, Field(ge=1)] = Field(
+        None, description="`snapshot prune` keeps at least this many"
+    )
+    max_age_days: Annotated[float | None, Field(gt=0)] = Field(
+        None, description="`snapshot prune` keeps what is not older than this many days"
+    )
+
+    @field_validator("encrypt_to", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """A variable holds a list as text."""
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+class BigValueSettings(_Section):
+    """When and how a value is read in pieces instead of whole; the same for copy, snapshot and verify."""
+
+    threshold_bytes: Annotated[int, Field(ge=1024)] = Field(
+        1024 * 1024,
+        description="a key that uses more memory than this is read in pieces (DUMP of 1 MiB of hash fields stops its "
+        "server for about 10 ms); known only where copy.probe_sizes is on",
+    )
+    piece_bytes: Annotated[int, Field(ge=1024)] = Field(1024 * 1024, description="bytes one piece aims at")
+    piece_elements: Annotated[int, Field(ge=1, le=16_384)] = Field(
+        4096, description="most elements in one piece"
+    )
 
 
 class VerifySettings(_Section):
@@ -110,8 +162,107 @@ class VerifySettings(_Section):
         2, description="how often a difference is re-read before it counts"
     )
     recheck_delay: Annotated[float, Field(ge=0)] = Field(0.5, description="seconds between two re-reads")
+    field_expiries: FieldExpiryPolicy = Field(
+        FieldExpiryPolicy.AUTO,
+        description="compare the expiries of single hash fields: auto (where the source may have some, or the target "
+        "says that it has), always, never",
+    )
     extra_keys: ExtraPolicy = Field(
         ExtraPolicy.FAIL, description="fail or allow keys that only the target has"
+    )
+
+
+def _checked_pattern(text: str) -> str:
+    read_pattern(text)
+    return text
+
+
+def _checked_prefix(text: str) -> str:
+    read_prefix(text)
+    return text
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("it must not be empty, or every key would be renamed")
+    return text
+
+
+_Pattern = Annotated[str, AfterValidator(_checked_pattern)]
+_Prefix = Annotated[str, Field(max_length=1000), AfterValidator(_checked_prefix)]
+_TypeName = Annotated[str, Field(min_length=1, max_length=100)]
+_Database = Annotated[int, Field(ge=0, le=1_000_000)]
+_Size = Annotated[int, Field(ge=1, le=2**63 - 1)]
+
+
+class RenameSettings(_Section):
+    """One rename: the beginning of a key, and what it becomes."""
+
+    from_: Annotated[_Prefix, AfterValidator(_not_empty)] = Field(
+        alias="from", description="how the key begins"
+    )
+    to: _Prefix = Field(description="what that beginning becomes; may be empty")
+
+
+class RuleSettings(_Section):
+    """Which keys a run is about, and where they go; :class:`integrity.rules.Rules` applies them."""
+
+    include: tuple[_Pattern, ...] = Field((), description="only keys that one of these patterns matches")
+    exclude: tuple[_Pattern, ...] = Field((), description="no key that one of these patterns matches")
+    include_types: tuple[_TypeName, ...] = Field(
+        (), description="only keys of these types, as TYPE names them"
+    )
+    exclude_types: tuple[_TypeName, ...] = Field((), description="no key of these types")
+    min_bytes: Annotated[_Size | None, BeforeValidator(read_size)] = Field(
+        None, description="no key that uses less memory on the source (MEMORY USAGE)"
+    )
+    max_bytes: Annotated[_Size | None, BeforeValidator(read_size)] = Field(
+        None, description="no key that uses more memory on the source (MEMORY USAGE)"
+    )
+    databases: Annotated[dict[_Database, _Database], BeforeValidator(read_map)] = Field(
+        {}, description="source database -> target database; the others keep their number"
+    )
+    rename: tuple[Annotated[RenameSettings, BeforeValidator(read_rename)], ...] = Field(
+        (), description="beginnings of keys that change; the first that fits counts"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_bytes is not None and self.max_bytes is not None and self.min_bytes > self.max_bytes:
+            raise ValueError("min_bytes is more than max_bytes, so no key could be selected")
+        if set(self.include) & set(self.exclude):
+            raise ValueError("include and exclude hold the same pattern")
+        if {name.lower() for name in self.include_types} & {name.lower() for name in self.exclude_types}:
+            raise ValueError("include_types and exclude_types hold the same type")
+        earlier: list[bytes] = []
+        for place, rename in enumerate(self.rename, start=1):
+            prefix = read_prefix(rename.from_)
+            for other, shorter in enumerate(earlier, start=1):
+                if prefix == shorter:
+                    raise ValueError(f"rename {place} has the same from as rename {other}")
+                if prefix.startswith(shorter):
+                    raise ValueError(
+                        f"rename {place} can never apply, because rename {other} takes every such key; "
+                        "put the longer from first"
+                    )
+            earlier.append(prefix)
+        return self
+
+
+class ThrottleSettings(_Section):
+    """How kind a run is to its servers; see ``docs/throttle.md``."""
+
+    enabled: bool = Field(
+        True, description="measure both servers' latency, and read in smaller batches while one answers late"
+    )
+    max_latency_ms: Annotated[float, Field(gt=0, le=60_000)] = Field(
+        20.0, description="how much later than when it was quiet a server may answer, in milliseconds"
+    )
+    keys_per_second: Annotated[int | None, Field(ge=1)] = Field(
+        None, description="no more keys than this; `greenfly runs limit` changes it while the run goes on"
+    )
+    bytes_per_second: Annotated[_Size | None, BeforeValidator(read_size)] = Field(
+        None, description="no more bytes than this (memory on the server), as 50MB or 1.5GiB"
     )
 
 
@@ -133,17 +284,30 @@ class Settings(BaseSettings):
 
     source: EndpointSettings = EndpointSettings()
     target: EndpointSettings = EndpointSettings()
+    replica: EndpointSettings = Field(
+        EndpointSettings(), description="a replica of the source to read from, instead of the source itself"
+    )
     databases: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] | None = Field(
         None, description="only these databases; all that hold keys by default"
     )
     copying: CopySettings = Field(CopySettings(), alias="copy")
     snapshot: SnapshotSettings = SnapshotSettings()
+    big_values: BigValueSettings = BigValueSettings()
     verify: VerifySettings = VerifySettings()
+    rules: RuleSettings = RuleSettings()
+    throttle: ThrottleSettings = ThrottleSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL; SQLite in the state folder by default"
     )
     label: str | None = Field(None, max_length=200, description="free text kept with the run")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="processes that share copy and verify through ranges of the keyspace"
+    )
+    reconnect_seconds: Annotated[float, Field(ge=0)] = Field(
+        60.0,
+        description="how long to try again when a server is lost or loads its data, before the run breaks off",
+    )
     lease_seconds: Annotated[float, Field(ge=1)] = Field(
         30.0, description="how long a silent process owns its run"
     )
@@ -159,6 +323,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """All layers are merged by :func:`load_settings`, which also knows where each value came from."""
         return (init_settings,)
+
+    @property
+    def reads_from(self) -> EndpointSettings:
+        """The server that keys are read from: the replica where one is set, else the source."""
+        return self.replica if self.replica.url is not None else self.source
 
     @property
     def snapshot_dir(self) -> Path:
@@ -211,7 +380,17 @@ def _read_toml(path: Path) -> dict[str, object]:
 
 
 _TEST_PREFIXES = ("GREENFLY_TEST_", "GREENFLY_REQUIRE_")
-_LISTS = frozenset({"databases"})
+_LISTS = frozenset(
+    {
+        "databases",
+        "rules.include",
+        "rules.exclude",
+        "rules.include_types",
+        "rules.exclude_types",
+        "rules.databases",
+        "rules.rename",
+    }
+)
 
 
 def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], dict[str, str]]:
@@ -313,7 +492,7 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         said = (
             "is not a known setting"
             if problem["type"] == "extra_forbidden"
-            else f"is wrong: {problem['msg']}"
+            else f"is wrong: {problem['msg'].removeprefix('Value error, ')}"
         )
         parts.append(f"{name or 'settings'}{f' ({place})' if place else ''} {said}.")
     return " ".join(parts)

@@ -15,39 +15,38 @@ How a key is written depends on what a failure would destroy:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Final, cast
 
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import (
-    AuthenticationFailed,
-    PermissionRefused,
-    ServerError,
-    ServerFull,
-    ServerNotReady,
-    ServerReadOnly,
-)
 from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
 from integrity.keyspace import KeyspaceReader, Page, memory_usage_known
+from integrity.kinds.pieces import PieceSize
 from integrity.ledger.models import FindingClass, FindingState
 from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.pace import Pace
+from integrity.partition import CursorRange
 from integrity.replies import ErrorReply, Reply
-from integrity.settings import ConflictPolicy, CopySettings
+from integrity.rules import Rules
+from integrity.settings import BigValueSettings, ConflictPolicy, CopySettings
+from integrity.standby import Standby
 from integrity.transfer.payload import KIND_BY_RDB_TYPE, lowest_rdb_version, rdb_version, with_rdb_version
-from integrity.wire import Connection, argument, bulk_headers, every
+from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
+from integrity.transfer.temporary import TemporaryNames, shard_count
+from integrity.wire import Connection, argument, arguments_of, bulk_headers, every
 
-_MOST_KEYS: Final = 1000
-"""The largest ``batch_keys``."""
-TEMPORARY_PREFIX: Final = b"greenfly:tmp:"
+TYPED_REWRITE: Final = "typed-rewrite"
+"""The rule under which what typed commands do not carry is an expected difference."""
+_SET_WITH_EXPIRIES: Final = 32
+"""Dragonfly's RDB type of a set whose members expire; no other server has such sets."""
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 _NEVER: Final = b"$1\r\n0\r\n"
 _RESTORE: Final = b"*5\r\n$7\r\nRESTORE\r\n"
 _RESTORE_REPLACE: Final = b"*6\r\n$7\r\nRESTORE\r\n"
 _ABSTTL: Final = b"$6\r\nABSTTL\r\n"
 _REPLACE_ABSTTL: Final = b"$7\r\nREPLACE\r\n" + _ABSTTL
-_ENDS_THE_RUN: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
 
 
 @dataclass(slots=True)
@@ -59,6 +58,12 @@ class CopyTotals:
     refused: int = 0
     relabelled: int = 0
     """Keys whose payload the target took only under an older RDB version."""
+    rewritten: int = 0
+    """Keys that were written with typed commands, in pieces."""
+    big: int = 0
+    """Keys that were too large to be read whole."""
+    excluded: dict[str, int] = field(default_factory=dict)
+    """Rule → keys that it left out."""
     vanished: int = 0
     """Keys that expired or were deleted on the source between SCAN and DUMP."""
     batches: int = 0
@@ -66,6 +71,23 @@ class CopyTotals:
     """Payload bytes."""
     tallies: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     """(database, kind) → keys, bytes."""
+
+    def merge(self, other: CopyTotals) -> None:
+        """Count in what another worker, or an earlier attempt, did."""
+        self.written += other.written
+        self.skipped += other.skipped
+        self.refused += other.refused
+        self.relabelled += other.relabelled
+        self.rewritten += other.rewritten
+        self.big += other.big
+        self.vanished += other.vanished
+        self.batches += other.batches
+        self.size += other.size
+        for rule, count in other.excluded.items():
+            self.excluded[rule] = self.excluded.get(rule, 0) + count
+        for place, (keys, size) in other.tallies.items():
+            have, bytes_ = self.tallies.get(place, (0, 0))
+            self.tallies[place] = (have + keys, bytes_ + size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +98,7 @@ class _Sent:
     keys: list[bytes]
     payloads: list[bytes]
     names: list[bytes]
-    """The keys as RESP arguments."""
+    """The keys' names on the target as RESP arguments."""
     when: list[bytes]
     """The expiries as RESP arguments."""
 
@@ -84,7 +106,9 @@ class _Sent:
 class Copier:
     """Copies databases, one after the other, over one connection to each side.
 
-    :param broken_runs: runs into this target, this one among them, whose temporary keys may have stayed.
+    :param owner: tells this copier's temporary keys from those of any other: the run's id, and the worker's number.
+    :param rules: which keys are copied, to which database and under which name.
+    :param pace: asked before every page.
     :param totals: where to count; a resumed run hands over what it counted before.
     :param on_checkpoint: told after every acknowledged SCAN page.
     :param on_findings: told of keys that were refused or skipped.
@@ -98,9 +122,11 @@ class Copier:
         source_identity: Identity,
         target_identity: Identity,
         settings: CopySettings,
+        big_values: BigValueSettings,
         *,
-        run_id: str,
-        broken_runs: Sequence[str],
+        owner: str,
+        rules: Rules,
+        pace: Pace,
         totals: CopyTotals,
         on_checkpoint: Callable[[CheckpointState], None],
         on_findings: Callable[[list[NewFinding]], None],
@@ -108,8 +134,17 @@ class Copier:
     ) -> None:
         self._source = source
         self._target = target
+        self._source_identity = source_identity
+        self._target_identity = target_identity
         self._absolute = source_identity.has_pexpiretime
         self._settings = settings
+        self._big_bytes = big_values.threshold_bytes
+        self._piece = PieceSize(big_values.piece_bytes, big_values.piece_elements)
+        self._rules = rules
+        self._pace = pace
+        self._owner = owner
+        self._names = TemporaryNames(owner)
+        self._rewriter: Rewriter | None = None
         self._via_temporary = (
             settings.conflict is ConflictPolicy.REPLACE
             and target_identity.engine not in _PARSES_BEFORE_REPLACING
@@ -117,34 +152,50 @@ class Copier:
         replaces = settings.conflict is not ConflictPolicy.SKIP and not self._via_temporary
         self._restore_head = _RESTORE_REPLACE if replaces else _RESTORE
         self._restore_tail = _REPLACE_ABSTTL if replaces else _ABSTTL
-        self._temporary = TEMPORARY_PREFIX + run_id.encode() + b":"
-        self._broken_runs = broken_runs
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
         self._on_progress = on_progress
         self.totals = totals
 
-    def copy_database(self, database: int, start: CheckpointState | None = None) -> None:
-        """Copy every key of one database, or those after the checkpoint *start*.
+    def copy_range(self, database: int, keys: CursorRange, start: CheckpointState | None = None) -> None:
+        """Copy the keys of one range of one database, or those after the checkpoint *start*.
 
         :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
         """
-        state = start or CheckpointState(database, cursor=0, batches=0, keys=0, bytes=0, done=False)
+        state = start or CheckpointState(
+            database, keys.start, 0, 0, 0, done=False, range_index=keys.index, range_count=keys.count
+        )
+        onto = self._rules.target_database(database)
         with (
             self._source.connect("copy", database) as source,
-            self._target.connect("copy", database) as target,
+            self._target.connect("copy", onto) as target,
+            Standby(self._source, "copy", database) as single_source,
+            Standby(self._target, "copy", onto) as single_target,
         ):
+            shards = shard_count(target, self._target_identity)
+            self._names = TemporaryNames(self._owner, shards)
+            self._rewriter = Rewriter(
+                single_source,
+                single_target,
+                source_identity=self._source_identity,
+                target_identity=self._target_identity,
+                limit=self._piece,
+                names=TemporaryNames(f"{self._owner}:rewrite", shards),
+                keep_existing=self._settings.conflict is ConflictPolicy.SKIP,
+            )
+            sizes = (self._settings.probe_sizes or self._rules.needs_sizes) and memory_usage_known(source)
             reader = KeyspaceReader(
                 source,
+                keys=keys,
                 cursor=state.cursor,
-                batch_keys=self._settings.batch_keys,
+                pace=self._pace,
                 batch_bytes=self._settings.batch_bytes,
+                big_bytes=self._big_bytes if sizes else 0,
+                rules=self._rules,
                 read=self._read_commands,
                 with_types=False,
-                with_sizes=self._settings.probe_sizes and memory_usage_known(source),
+                with_sizes=sizes,
             )
-            if self._via_temporary:
-                self._remove_leftovers(target)
             outstanding: _Sent | None = None
             for page, replies in reader:
                 batch = self._payloads(source, page, replies)
@@ -155,9 +206,7 @@ class Copier:
             if outstanding is not None:
                 state = self._acknowledge(target, outstanding, state)
             if not state.done:
-                self._on_checkpoint(
-                    CheckpointState(database, 0, state.batches, state.keys, state.bytes, done=True)
-                )
+                self._on_checkpoint(replace(state, done=True))
 
     # -- source -------------------------------------------------------------------------------------------------
 
@@ -181,6 +230,8 @@ class Copier:
             keys, names = [keys[i] for i in kept], [names[i] for i in kept]
             replies, expiries = [replies[i] for i in kept], [expiries[i] for i in kept]
         when = [_NEVER if expiry < 0 else argument(b"%d" % expiry) for expiry in cast("list[int]", expiries)]
+        if not self._rules.maps_nothing:
+            names = arguments_of(self._rules.rename_all(keys))
         sent = _Sent(page, keys, cast("list[bytes]", replies), names, when)
         return sent, self._restore_commands(sent)
 
@@ -213,33 +264,41 @@ class Copier:
         if self._via_temporary:
             self._replace_busy(target, sent, replies)
         findings: list[NewFinding] = []
-        database, payloads = target.database, sent.payloads
+        database, payloads = state.database, sent.payloads
         if replies.count(b"OK") != len(replies):
             payloads = []
             for key, payload, reply in zip(sent.keys, sent.payloads, replies, strict=True):
                 if isinstance(reply, ErrorReply):
-                    findings.append(self._not_written(target, key, payload, reply))
+                    findings += self._not_restored(target, database, key, payload, reply)
                 else:
                     payloads.append(payload)
+        page = sent.page
+        rewritten = 0
+        for big in page.big:
+            found, size = self._rewrite(database, big.key, big.size)
+            findings += found
+            rewritten += size
         written, size = len(payloads), sum(map(len, payloads))
         self._tally(database, payloads)
         self.totals.written += written
         self.totals.size += size
         self.totals.batches += 1
+        self.totals.big += len(page.big)
+        for rule, count in page.excluded.items():
+            self.totals.excluded[rule] = self.totals.excluded.get(rule, 0) + count
         if findings:
             self._on_findings(findings)
-        page = sent.page
-        state = CheckpointState(
-            database,
+        state = replace(
+            state,
             cursor=page.cursor if page.completes else state.cursor,
             batches=state.batches + 1,
-            keys=state.keys + len(page.keys),
-            bytes=state.bytes + size,
+            keys=state.keys + page.count,
+            bytes=state.bytes + size + rewritten,
             done=page.last,
         )
         if page.completes:
             self._on_checkpoint(state)
-        self._on_progress(len(page.keys), size)
+        self._on_progress(page.count, size + rewritten)
         return state
 
     def _tally(self, database: int, payloads: list[bytes]) -> None:
@@ -255,33 +314,75 @@ class Copier:
             keys, total = self.totals.tallies.get(place, (0, 0))
             self.totals.tallies[place] = (keys + len(sizes), total + sum(sizes))
 
-    def _not_written(self, target: Connection, key: bytes, payload: bytes, reply: ErrorReply) -> NewFinding:
-        """The finding for a refused key.
+    def _not_restored(
+        self, target: Connection, database: int, key: bytes, payload: bytes, reply: ErrorReply
+    ) -> list[NewFinding]:
+        """What becomes of a key whose payload the target did not take.
 
         :raises ServerError: the refusal is about the server, not the key, and every further key would meet it.
         """
-        kind = KIND_BY_RDB_TYPE[payload[0]]
         if str(reply).startswith("BUSYKEY"):
             self.totals.skipped += 1
-            return NewFinding(
-                FindingClass.SKIPPED,
-                target.database,
-                key,
-                source_kind=kind,
-                detail="the target already had this key; kept by the rule conflict=skip",
-                state=FindingState.EXCEPTION,
-            )
-        error: ServerError = target.error_for(reply, "RESTORE")
-        if isinstance(error, _ENDS_THE_RUN):
+            return [self._kept(database, key, KIND_BY_RDB_TYPE[payload[0]])]
+        error = target.error_for(reply, "RESTORE")
+        if isinstance(error, ENDS_THE_RUN):
             raise error
-        self.totals.refused += 1
+        refusal = f"the target refused the payload (RDB type {payload[0]}): {reply}"
+        return self._rewrite(database, key, 0, because=refusal, rdb_type=payload[0])[0]
+
+    def _rewrite(
+        self, database: int, key: bytes, size: int, *, because: str = "", rdb_type: int | None = None
+    ) -> tuple[list[NewFinding], int]:
+        """Copy one key with typed commands; returns what is to be recorded, and the bytes that were written."""
+        if self._rewriter is None:
+            raise RuntimeError("no range is being copied")
+        done = self._rewriter.rewrite(key, self._rules.rename(key), size)
+        totals = self.totals
+
+        def finding(finding_class: FindingClass, detail: str, rule: str | None = None) -> NewFinding:
+            return NewFinding(
+                finding_class,
+                database,
+                key,
+                source_kind=done.kind,
+                source_size=done.size or None,
+                detail=detail,
+                state=FindingState.EXCEPTION if rule else FindingState.OPEN,
+                rule=rule,
+            )
+
+        match done.outcome:
+            case "vanished":
+                totals.vanished += 1
+                return [], 0
+            case "kept":
+                totals.skipped += 1
+                return [self._kept(database, key, done.kind)], 0
+            case "refused" | "unreadable":
+                totals.refused += 1
+                detail = "; ".join(part for part in (because, done.detail) if part)
+                return [finding(FindingClass.REFUSED, detail or "not written")], 0
+        totals.written += 1
+        totals.size += done.size
+        totals.rewritten += 1
+        keys, total = totals.tallies.get((database, done.kind), (0, 0))
+        totals.tallies[database, done.kind] = (keys + 1, total + done.size)
+        lost = done.lost + (("the expiries of its members",) if rdb_type == _SET_WITH_EXPIRIES else ())
+        if not lost:
+            return [], done.size
+        detail = f"written with typed commands, which do not carry {', '.join(lost)}"
+        return [finding(FindingClass.NOT_CARRIED, detail, TYPED_REWRITE)], done.size
+
+    @staticmethod
+    def _kept(database: int, key: bytes, kind: str) -> NewFinding:
         return NewFinding(
-            FindingClass.REFUSED,
-            target.database,
+            FindingClass.SKIPPED,
+            database,
             key,
             source_kind=kind,
-            source_size=len(payload),
-            detail=f"the target refused the payload (RDB type {payload[0]}): {reply}",
+            detail="the target had this key already; its value was kept by the rule conflict=skip",
+            state=FindingState.EXCEPTION,
+            rule="copy.conflict=skip",
         )
 
     def _relabel_refused(self, target: Connection, sent: _Sent, replies: list[Reply]) -> None:
@@ -324,8 +425,11 @@ class Copier:
         if not busy:
             return
         commands: list[bytes] = []
+        used: list[bytes] = []
         for slot, position in enumerate(busy):
-            temporary = argument(self._temporary + b"%d" % slot)
+            final = self._rules.rename(sent.keys[position])
+            used.append(self._names.name(slot, final))
+            temporary = argument(used[-1])
             payload = argument(sent.payloads[position])
             commands += (_RESTORE_REPLACE, temporary, sent.when[position], payload, _REPLACE_ABSTTL)
             commands += (b"*3\r\n$6\r\nRENAME\r\n", temporary, sent.names[position])
@@ -338,16 +442,8 @@ class Copier:
                 # A payload whose expiry has passed is accepted but leaves nothing to rename: the source no longer has
                 # the key either, so the old value goes.
                 if "no such key" in str(renamed).lower():
-                    gone.append(sent.keys[position])
+                    gone.append(self._rules.rename(sent.keys[position]))
                 else:
                     replies[position] = renamed
         # A temporary key that stayed would be renamed onto another key by a later batch.
-        used = [self._temporary + b"%d" % slot for slot in range(len(busy))]
         target.command(b"DEL", *used, *gone)
-
-    def _remove_leftovers(self, target: Connection) -> None:
-        """Delete the temporary keys of runs that were killed between RESTORE and RENAME; their names are known."""
-        for run_id in self._broken_runs:
-            prefix = TEMPORARY_PREFIX + run_id.encode() + b":"
-            # A SCAN page can hold somewhat more keys than it was asked for.
-            target.command(b"DEL", *(prefix + b"%d" % slot for slot in range(4 * _MOST_KEYS)))

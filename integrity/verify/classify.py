@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from integrity.expiry import NO_EXPIRY
+from integrity.kinds import HASH
+from integrity.kinds.field_expiry import FieldExpiries
 from integrity.ledger.models import FindingClass
 from integrity.ledger.store import NewFinding
 from integrity.verify.look import Look
@@ -49,15 +51,31 @@ def classify(database: int, key: bytes, source: Look, target: Look, tolerance_ms
             finding(FindingClass.TYPE, f"{source.kind_name} on the source, {target.kind_name} on the target")
         )
     elif source.digest != target.digest or counters_differ(source, target):
-        difference = source.kind.difference(source.value, target.value) if source.kind else ""
-        findings.append(finding(FindingClass.VALUE, difference))
+        findings.append(finding(FindingClass.VALUE, _value_difference(source, target)))
     if (
         source.expiry_ms is not None
         and target.expiry_ms is not None
         and not expiries_agree(source.expiry_ms, target.expiry_ms, tolerance_ms)
     ):
         findings.append(finding(FindingClass.EXPIRY, _expiry_difference(source.expiry_ms, target.expiry_ms)))
+    if source.kind is HASH and target.kind is HASH:
+        ours, theirs = source.field_expiries or FieldExpiries(), target.field_expiries or FieldExpiries()
+        apart = ours.difference(theirs, tolerance_ms) if len(ours) or len(theirs) else None
+        if apart is not None:
+            findings.append(finding(FindingClass.FIELD_EXPIRY, apart))
     return findings
+
+
+def _value_difference(source: Look, target: Look) -> str:
+    if source.kind is None:
+        return ""
+    if source.value is not None and target.value is not None:
+        return source.kind.difference(source.value, target.value)
+    # At least one side was read in pieces, of which nothing is kept.
+    if source.digest == target.digest:
+        return "entries-added or max-deleted-entry-id differ"
+    unit = "bytes" if source.kind_name in {"string", "ReJSON-RL"} else "elements"
+    return f"another content ({source.size or 0:,} {unit} against {target.size or 0:,})"
 
 
 def counters_differ(source: Look, target: Look) -> bool:

@@ -1,74 +1,51 @@
-"""Comparing two servers key by key, in both directions.
+"""Comparing the source's keys with the target's, key by key.
 
-Forward, each batch of source keys is read from both servers at the same time.  Where the two answers are equal to the
-letter their digests are equal too, and one is computed; where they are not (a set in another order, a stream with its
-idle times) both are.  Only keys that still differ get a careful look and become findings.  Backward, the target is
-scanned and each page's keys are asked for on the source.  Then findings are looked at again, after a pause, as often
-as the settings say: a key that was being written, or was expiring, settles; what remains is a difference.
+Each batch of source keys is read from both servers at the same time.  Where the two answers are equal to the letter
+their digests are equal too, and one is computed; where they are not (a set in another order, a stream with its idle
+times) both are.  Only keys that still differ, and those that are too large for a batch, get a careful look
+(:mod:`integrity.verify.look`) and may become findings.  What only the target has is found by
+:mod:`integrity.verify.extra`; findings are looked at again by :mod:`integrity.verify.recheck`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
-from integrity.keyspace import KeyspaceReader, Page, memory_usage_known, scan_command, scan_reply
-from integrity.kinds import STREAM, Kind, MalformedReply
+from integrity.expiry import NO_EXPIRY, NO_KEY, Commands, expiry_commands, take_expiries
+from integrity.keyspace import KeyspaceReader, Page, memory_usage_known
+from integrity.kinds import HASH, STREAM, Kind, MalformedReply
+from integrity.kinds.field_expiry import expiry_command, taken_expiries
 from integrity.kinds.groups import KindGroups, group_kinds
-from integrity.ledger.models import FindingClass
+from integrity.kinds.pieces import ValueChanged
 from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.pace import Pace
+from integrity.partition import CursorRange
 from integrity.replies import Reply
-from integrity.settings import VerifySettings
+from integrity.rules import Rules
+from integrity.settings import BigValueSettings, VerifySettings
+from integrity.standby import Standby
 from integrity.verify.classify import classify, expiries_agree
-from integrity.verify.look import look
-from integrity.wire import Connection, pack
+from integrity.verify.look import BigValues, look
+from integrity.verify.totals import CompareTotals
+from integrity.wire import arguments_of
 
 _CAREFUL_KEYS: Final = 100
 """Keys per careful look; each may be read twice."""
+_FIELD_EXPIRY_KEYS: Final = 200
+_T = TypeVar("_T")
 
 
-@dataclass(slots=True)
-class CompareTotals:
-    """What one comparison covered, growing while it runs."""
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """A connection to each side for what the pipelines cannot do."""
 
-    scanned: int = 0
-    """Keys the source's SCAN returned."""
-    vanished: int = 0
-    """Gone from both sides before they were compared (expired or deleted)."""
-    target_scanned: int = 0
-    max_expiry_drift_ms: int = 0
-    """Largest distance between two expiries that were within the tolerance."""
-    tallies: dict[tuple[int, str], int] = field(default_factory=dict)
-    equal: dict[int, Fingerprint] = field(default_factory=dict)
-    """By database: keys whose value and expiry are equal on both sides."""
-    only_source: dict[int, Fingerprint] = field(default_factory=dict)
-    """By database: the source's digest of keys that are not equal."""
-    only_target: dict[int, Fingerprint] = field(default_factory=dict)
-
-    @property
-    def equal_keys(self) -> int:
-        """Keys that were equal at first sight or at the careful look."""
-        return sum(fingerprint.keys for fingerprint in self.equal.values())
-
-    def fingerprints(self) -> dict[str, dict[str, str]]:
-        """Side → database → fingerprint of the whole database as it was compared, in hexadecimal digits."""
-        sides = {"source": self.only_source, "target": self.only_target}
-        databases = sorted({*self.equal, *self.only_source, *self.only_target})
-        result: dict[str, dict[str, str]] = {}
-        for side, rest in sides.items():
-            result[side] = {}
-            for database in databases:
-                whole = Fingerprint()
-                for part in (self.equal.get(database), rest.get(database)):
-                    if part is not None:
-                        whole.merge(part)
-                result[side][str(database)] = whole.hex()
-        return result
+    source: Standby
+    target: Standby
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +58,11 @@ class _Odd:
 
 
 class Comparer:
-    """Compares two servers, database by database.
+    """Compares the keys of the source with those of the target, range by range.
 
+    :param field_expiries: also compare the expiries of single hash fields.
     :param on_findings: told of differing keys, as they are found.
-    :param on_checkpoint: told after every page of the forward direction.
+    :param on_checkpoint: told after every page.
     :param on_progress: told keys and bytes of memory as they are compared.
     """
 
@@ -95,7 +73,11 @@ class Comparer:
         source_identity: Identity,
         target_identity: Identity,
         settings: VerifySettings,
+        big_values: BigValueSettings,
         *,
+        rules: Rules,
+        pace: Pace,
+        field_expiries: bool,
         on_findings: Callable[[list[NewFinding]], None],
         on_checkpoint: Callable[[CheckpointState], None],
         on_progress: Callable[[int, int], None],
@@ -105,68 +87,86 @@ class Comparer:
         self._source_absolute = source_identity.has_pexpiretime
         self._target_absolute = target_identity.has_pexpiretime
         self._settings = settings
+        self._big = BigValues.of(big_values)
+        self._rules = rules
+        self._pace = pace
+        self._field_expiries = field_expiries
         self._on_findings = on_findings
         self._on_checkpoint = on_checkpoint
         self._on_progress = on_progress
         self.totals = CompareTotals()
 
-    def compare_database(self, database: int) -> None:
-        """Compare one database in both directions.
+    def compare_range(self, database: int, keys: CursorRange) -> None:
+        """Compare one range of one database of the source with where its keys went.
 
         :raises ServerError: a server is lost or refuses; the comparison is incomplete.
         """
-        self._forward(database)
-        self._backward(database)
-
-    # -- forward ------------------------------------------------------------------------------------------------
-
-    def _forward(self, database: int) -> None:
-        state = CheckpointState(database, 0, 0, 0, 0, done=False)
+        state = CheckpointState(
+            database, keys.start, 0, 0, 0, done=False, range_index=keys.index, range_count=keys.count
+        )
+        onto = self._rules.target_database(database)
         with (
             self._source.connect("verify", database) as source,
-            self._target.connect("verify", database) as target,
-            self._source.connect("verify", database) as source_again,
-            self._target.connect("verify", database) as target_again,
+            self._target.connect("verify", onto) as target,
+            Standby(self._source, "verify", database) as source_again,
+            Standby(self._target, "verify", onto) as target_again,
         ):
             asked: deque[KindGroups] = deque()
 
             def ask_both(page: Page) -> Commands:
                 groups = group_kinds(page.types)
                 asked.append(groups)
-                values = groups.commands(page.arguments)
-                expiries, _ = expiry_commands(page.arguments, absolute=self._target_absolute)
-                target.send(expiries + values)
+                arguments = page.arguments
+                if not self._rules.maps_nothing:
+                    arguments = arguments_of(self._rules.rename_all(page.keys))
+                expiries, _ = expiry_commands(arguments, absolute=self._target_absolute)
+                target.send(expiries + groups.commands(arguments))
                 expiries, count = expiry_commands(page.arguments, absolute=self._source_absolute)
-                return expiries + values, count + groups.count
+                return expiries + groups.commands(page.arguments), count + groups.count
 
+            sizes = memory_usage_known(source)
             reader = KeyspaceReader(
                 source,
-                cursor=0,
-                batch_keys=self._settings.batch_keys,
+                keys=keys,
+                cursor=None,
+                pace=self._pace,
                 batch_bytes=self._settings.batch_bytes,
+                big_bytes=self._big.threshold if sizes else 0,
+                rules=self._rules,
                 read=ask_both,
                 with_types=True,
-                with_sizes=memory_usage_known(source),
+                with_sizes=sizes,
             )
             for page, source_replies in reader:
                 groups = asked.popleft()
                 target_replies = target.receive_many(
                     len(page.keys) + (not self._target_absolute) + groups.count
                 )
-                unequal = self._compare_page(database, page, groups, source_replies, target_replies)
-                if unequal:
-                    self._look_again(database, unequal, source_again, target_again)
-                state = CheckpointState(
-                    database,
-                    page.cursor if page.completes else state.cursor,
-                    state.batches + 1,
-                    state.keys + len(page.keys),
-                    state.bytes + page.size,
+                pair = Sides(source_again, target_again)
+                unequal = self._compare_page(database, page, groups, source_replies, target_replies, pair)
+                for part in batches(unequal, _CAREFUL_KEYS):
+                    self._look_again(database, part, pair)
+                for big in page.big:
+                    self._look_again(database, [big.key], pair)
+                self._count(page)
+                state = replace(
+                    state,
+                    cursor=page.cursor if page.completes else state.cursor,
+                    batches=state.batches + 1,
+                    keys=state.keys + page.count,
+                    bytes=state.bytes + page.size,
                     done=page.last,
                 )
                 if page.completes:
                     self._on_checkpoint(state)
-                self._on_progress(len(page.keys), page.size)
+                self._on_progress(page.count, page.size + sum(big.size for big in page.big))
+
+    def _count(self, page: Page) -> None:
+        totals = self.totals
+        totals.scanned += len(page.keys) + len(page.big)
+        totals.big += len(page.big)
+        for rule, count in page.excluded.items():
+            totals.excluded[rule] = totals.excluded.get(rule, 0) + count
 
     def _compare_page(
         self,
@@ -175,10 +175,10 @@ class Comparer:
         groups: KindGroups,
         source_replies: list[Reply],
         target_replies: list[Reply],
+        sides: Sides,
     ) -> list[bytes]:
         """Count the keys in that are equal; return those that want a careful look."""
         totals = self.totals
-        totals.scanned += len(page.keys)
         source_at = len(page.keys) + (not self._source_absolute)
         target_at = len(page.keys) + (not self._target_absolute)
         odd = self._odd_expiries(
@@ -199,6 +199,12 @@ class Comparer:
                 positions = [positions[n] for n in rest]  # noqa: PLW2901  (the shorter list from here on)
                 ours, theirs = [ours[n] for n in rest], [theirs[n] for n in rest]
             same, digests = self._compare_values(kind, ours, theirs)
+            if self._field_expiries and kind is HASH and same:
+                names = [page.keys[positions[n]] for n in same]
+                apart = self._fields_apart(names, [ours[n] for n in same], sides)
+                if apart:
+                    kept = [n for n in range(len(same)) if n not in apart]
+                    same, digests = [same[n] for n in kept], [digests[n] for n in kept]
             if len(same) != len(positions):
                 careful.update(positions[n] for n in set(range(len(positions))).difference(same))
             equal.add_many([page.keys[positions[n]] for n in same], digests)
@@ -251,75 +257,69 @@ class Comparer:
                 continue
         return same, digests
 
-    def _look_again(
-        self, database: int, keys: Sequence[bytes], source: Connection, target: Connection
-    ) -> None:
+    def _fields_apart(self, keys: Sequence[bytes], values: Sequence[Reply], sides: Sides) -> set[int]:
+        """Positions of equal hashes whose fields expire at other times on the two sides."""
+        fields = [value[::2] for value in values if isinstance(value, list)]
+        if len(fields) != len(keys):
+            return set(range(len(keys)))
+        names = self._rules.rename_all(keys)
+        source, target = sides.source.connection(), sides.target.connection()
+        apart: set[int] = set()
+        for part in batches(range(len(keys)), _FIELD_EXPIRY_KEYS):
+            asked = [[name for name in fields[n] if isinstance(name, bytes)] for n in part]
+            target.send(b"".join(expiry_command(names[n], f) for n, f in zip(part, asked, strict=True)))
+            source.send(b"".join(expiry_command(keys[n], f) for n, f in zip(part, asked, strict=True)))
+            theirs = target.receive_many(len(part))
+            for n, names_of, left, right in zip(
+                part, asked, source.receive_many(len(part)), theirs, strict=True
+            ):
+                count = len(names_of)
+                try:
+                    a = taken_expiries(source, left, count) or (NO_EXPIRY,) * count
+                    b = taken_expiries(target, right, count) or (NO_EXPIRY,) * count
+                except (MalformedReply, ValueChanged):
+                    apart.add(n)
+                    continue
+                tolerance = self._settings.expiry_tolerance_ms
+                if a != b and not all(expiries_agree(x, y, tolerance) for x, y in zip(a, b, strict=True)):
+                    apart.add(n)
+        return apart
+
+    def _look_again(self, database: int, keys: Sequence[bytes], sides: Sides) -> None:
         """A careful look at keys the fast pass could not call equal; what differs becomes findings."""
         totals = self.totals
-        for start in range(0, len(keys), _CAREFUL_KEYS):
-            part = keys[start : start + _CAREFUL_KEYS]
-            ours_all = look(source, part, absolute=self._source_absolute)
-            theirs_all = look(target, part, absolute=self._target_absolute)
-            findings: list[NewFinding] = []
-            for key, ours, theirs in zip(part, ours_all, theirs_all, strict=True):
-                if not ours.present and not theirs.present:
-                    totals.vanished += 1
-                    continue
-                found = classify(database, key, ours, theirs, self._settings.expiry_tolerance_ms)
-                findings += found
-                if ours.present:
-                    place = (database, ours.kind_name or "")
-                    totals.tallies[place] = totals.tallies.get(place, 0) + 1
-                if not found and ours.digest is not None:
-                    totals.equal.setdefault(database, Fingerprint()).add(key, ours.digest)
-                    continue
-                for digest, prints in (
-                    (ours.digest, totals.only_source),
-                    (theirs.digest, totals.only_target),
-                ):
-                    if digest is not None:
-                        prints.setdefault(database, Fingerprint()).add(key, digest)
-            self._on_findings(findings)
-
-    # -- backward -----------------------------------------------------------------------------------------------
-
-    def _backward(self, database: int) -> None:
-        """Find keys that only the target has: one EXISTS over a whole page tells whether all of them are there."""
-        with (
-            self._target.connect("verify", database) as target,
-            self._source.connect("verify", database) as source,
-            self._target.connect("verify", database) as target_again,
-            self._source.connect("verify", database) as source_again,
-        ):
-            count = self._settings.batch_keys
-            target.send(scan_command(0, count))
-            while True:
-                cursor, keys = scan_reply(target, target.receive())
-                if cursor:
-                    target.send(scan_command(cursor, count))
-                self.totals.target_scanned += len(keys)
-                if keys and source.command(b"EXISTS", *keys) != len(keys):
-                    replies = source.exchange([pack(b"EXISTS", key) for key in keys])
-                    extra = [key for key, reply in zip(keys, replies, strict=True) if reply != 1]
-                    self._extra(database, extra, source_again, target_again)
-                if not cursor:
-                    return
-
-    def _extra(self, database: int, keys: Sequence[bytes], source: Connection, target: Connection) -> None:
-        for start in range(0, len(keys), _CAREFUL_KEYS):
-            part = keys[start : start + _CAREFUL_KEYS]
-            ours_all = look(source, part, absolute=self._source_absolute)
-            theirs_all = look(target, part, absolute=self._target_absolute)
-            findings: list[NewFinding] = []
-            for key, ours, theirs in zip(part, ours_all, theirs_all, strict=True):
-                # A key that the source has by now was compared, or will be seen, in the other direction.
-                found = [] if ours.present else classify(database, key, ours, theirs, 0)
-                findings += [f for f in found if f.finding_class is FindingClass.EXTRA]
-                if found and theirs.digest is not None:
-                    self.totals.only_target.setdefault(database, Fingerprint()).add(key, theirs.digest)
-            self._on_findings(findings)
+        names = self._rules.rename_all(keys)
+        source, target = sides.source.connection(), sides.target.connection()
+        ours_all = look(source, keys, absolute=self._source_absolute, big=self._big)
+        theirs_all = look(target, names, absolute=self._target_absolute, big=self._big)
+        findings: list[NewFinding] = []
+        for key, ours, theirs in zip(keys, ours_all, theirs_all, strict=True):
+            if not ours.present and not theirs.present:
+                totals.vanished += 1
+                continue
+            found = classify(database, key, ours, theirs, self._settings.expiry_tolerance_ms)
+            findings += found
+            if ours.present:
+                place = (database, ours.kind_name or "")
+                totals.tallies[place] = totals.tallies.get(place, 0) + 1
+            if not found and ours.digest is not None:
+                totals.equal.setdefault(database, Fingerprint()).add(key, ours.digest)
+                continue
+            for digest, prints in (
+                (ours.digest, totals.only_source),
+                (theirs.digest, totals.only_target),
+            ):
+                if digest is not None:
+                    prints.setdefault(database, Fingerprint()).add(key, digest)
+        self._on_findings(findings)
 
 
 def _same_counters(ours: Reply, theirs: Reply) -> bool:
     left, right = STREAM.counters(ours), STREAM.counters(theirs)
     return left is None or right is None or left == right
+
+
+def batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """*items* in parts of at most *size*."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
-from integrity.endpoint import Endpoint, Identity
 from integrity.ledger.models import Finding, FindingClass, FindingState, PhaseName
 from integrity.ledger.store import Ledger, RunHandle
-from integrity.settings import VerifySettings
-from integrity.verify.classify import classify
-from integrity.verify.exceptions import ExceptionRules
-from integrity.verify.look import look
+from integrity.verify.exceptions import FindingRules
+from integrity.verify.present import Present
 
 COMPARED_CLASSES: Final = (
     FindingClass.MISSING,
@@ -20,6 +17,8 @@ COMPARED_CLASSES: Final = (
     FindingClass.TYPE,
     FindingClass.VALUE,
     FindingClass.EXPIRY,
+    FindingClass.FIELD_EXPIRY,
+    FindingClass.COLLISION,
     FindingClass.UNREADABLE,
 )
 """Classes that a comparison finds, and that another look can settle."""
@@ -30,23 +29,8 @@ _PAGE: Final = 200
 class Rechecker:
     """Looks again at the open findings of a run."""
 
-    def __init__(
-        self,
-        source: Endpoint,
-        target: Endpoint,
-        source_identity: Identity,
-        target_identity: Identity,
-        settings: VerifySettings,
-        *,
-        ledger: Ledger,
-        run: RunHandle,
-        rules: ExceptionRules,
-    ) -> None:
-        self._source = source
-        self._target = target
-        self._source_absolute = source_identity.has_pexpiretime
-        self._target_absolute = target_identity.has_pexpiretime
-        self._settings = settings
+    def __init__(self, present: Present, *, ledger: Ledger, run: RunHandle, rules: FindingRules) -> None:
+        self._present = present
         self._ledger = ledger
         self._run = run
         self._rules = rules
@@ -54,31 +38,28 @@ class Rechecker:
     def recheck(self) -> tuple[int, int]:
         """One generation over all open findings; returns how many were looked at and how many settled."""
         looked = settled = after = 0
-        with self._source.connect("verify") as source, self._target.connect("verify") as target:
-            while page := self._ledger.findings(
-                self._run.id, state=FindingState.OPEN, classes=COMPARED_CLASSES, limit=_PAGE, after_id=after
-            ):
-                after = page[-1].id
-                looked += len(page)
-                by_database = groupby(sorted(page, key=lambda f: f.database), key=lambda f: f.database)
-                for database, findings in by_database:
-                    source.select(database)
-                    target.select(database)
-                    group = list(findings)
-                    keys = list(dict.fromkeys(finding.key for finding in group))
-                    ours = look(source, keys, absolute=self._source_absolute)
-                    theirs = look(target, keys, absolute=self._target_absolute)
-                    now = {
-                        key: classify(database, key, a, b, self._settings.expiry_tolerance_ms)
-                        for key, a, b in zip(keys, ours, theirs, strict=True)
-                    }
-                    settled += self._settle(group, {k: {f.finding_class for f in v} for k, v in now.items()})
-                    self._run.add_findings(
-                        PhaseName.VERIFY, self._rules.apply([f for found in now.values() for f in found])
-                    )
+        while page := self._ledger.findings(
+            self._run.id, state=FindingState.OPEN, classes=COMPARED_CLASSES, limit=_PAGE, after_id=after
+        ):
+            after = page[-1].id
+            looked += len(page)
+            for group in by_place(page):
+                pairs = self._present.now(
+                    group[0].finding_class, group[0].database, list(dict.fromkeys(f.key for f in group))
+                )
+                now = {key: {f.finding_class for f in pair.findings} for key, pair in pairs.items()}
+                gone = [finding.id for finding in group if finding.finding_class not in now[finding.key]]
+                self._run.settle_findings(gone)
+                settled += len(gone)
+                still = [finding for pair in pairs.values() for finding in pair.findings]
+                self._run.add_findings(PhaseName.VERIFY, self._rules.apply(still))
         return looked, settled
 
-    def _settle(self, findings: Sequence[Finding], now: dict[bytes, set[FindingClass]]) -> int:
-        gone = [finding.id for finding in findings if finding.finding_class not in now[finding.key]]
-        self._run.settle_findings(gone)
-        return len(gone)
+
+def by_place(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Findings in groups that one look serves: of one database, and all or none of class ``extra``."""
+
+    def place(finding: Finding) -> tuple[int, bool]:
+        return finding.database, finding.finding_class is FindingClass.EXTRA
+
+    return [list(group) for _, group in groupby(sorted(findings, key=place), key=place)]

@@ -7,7 +7,7 @@ makes it FAIL.  Neither is ever a PASS.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from integrity.ledger.models import FindingClass, FindingState, Verdict
@@ -18,6 +18,8 @@ DIFFERENCES: Final = (
     FindingClass.TYPE,
     FindingClass.VALUE,
     FindingClass.EXPIRY,
+    FindingClass.FIELD_EXPIRY,
+    FindingClass.COLLISION,
 )
 
 
@@ -33,6 +35,8 @@ class Coverage:
     """Keys of the target that were looked for on the source."""
     only_databases: tuple[int, ...] | None = None
     """The databases that the run was limited to; None where it covered all that hold keys."""
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    """Rule → keys of the source that it left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,15 @@ def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingStat
             Verdict.INCONCLUSIVE, "No key was compared: the source holds none, or all of them expired."
         )
     agree = f"All {coverage.compared:,} keys agree in value, type and expiry"
+    left_out = sum(coverage.excluded.values())
+    aside = f" The run's rules left out {left_out:,} keys of the source." if left_out else ""
     if exceptions:
         return Conclusion(
             Verdict.PASS_WITH_EXCEPTIONS,
-            f"{agree}, but for {exceptions:,} that a rule of this run excepts by name.",
+            f"{agree}, but for {exceptions:,} that a rule of this run excepts by name.{aside}",
         )
     where = ""
     if coverage.only_databases is not None:
         # What the run was told to leave out was not looked at on either side.
         where = f" in database {', '.join(map(str, coverage.only_databases))}, to which this run was limited"
-    return Conclusion(Verdict.PASS, f"{agree}, and the target holds no other key{where}.")
+    return Conclusion(Verdict.PASS, f"{agree}, and the target holds no other key{where}.{aside}")

@@ -81,6 +81,7 @@ def identity(engine: str, address: str, version: str, *, databases: dict[int, in
         max_memory=0 if engine == "redis" else 4 << 30,
         databases=databases,
         has_pexpiretime=True,
+        field_expiries="none",
         observed_at=datetime(2026, 11, 23, 0, 48, 29, tzinfo=UTC),
     ).to_dict()
 

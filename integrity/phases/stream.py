@@ -1,0 +1,232 @@
+"""The stream phase: every key of every database, range by range, from source to target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import ServerRestarted
+from integrity.ledger import Ledger, RunHandle, models
+from integrity.ledger.models import FindingClass, PhaseName
+from integrity.meter import Meter
+from integrity.partition import CursorRange, plan_ranges
+from integrity.phases.servers import Servers
+from integrity.phases.work import Part, RangeJob, WorkContext
+from integrity.phases.workers import JobRunner
+from integrity.progress import Progress
+from integrity.settings import Settings
+from integrity.transfer.copy import CopyTotals
+from integrity.transfer.temporary import remove_leftovers
+
+RESTARTS: Final = 3
+"""How often a phase begins again because a server restarted, before the run breaks off."""
+
+
+class StreamPhase:
+    """Copies what is to be copied; one instance per attempt of a run.
+
+    :param resumed: the run as its earlier owner left it, where it is resumed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        handle: RunHandle,
+        progress: Progress,
+        resumed: models.Run | None,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._handle = handle
+        self._progress = progress
+        self._resumed = resumed
+        self.before = CopyTotals()
+        """What earlier attempts of the run copied."""
+
+    def run(self, servers: Servers, detail: dict[str, object]) -> CopyTotals:
+        """Copy, and put what there is to tell into *detail*.
+
+        :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
+        """
+        self._remove_leftovers(servers)
+        resumes = self._resumed is not None and not self._restarted(servers, self._resumed)
+        if resumes:
+            self.before = self._counted_before()
+        else:
+            self._handle.clear_checkpoints(PhaseName.STREAM)
+        totals = CopyTotals()
+        meter = Meter(self._handle, PhaseName.STREAM, self._progress)
+
+        def on_part(part: Part) -> None:
+            nonlocal totals
+            totals = CopyTotals()
+            totals.merge(self.before)
+            totals.merge(part.copied)
+            self._handle.tally(PhaseName.STREAM, totals.tallies)
+
+        cpu = 0.0
+        try:
+            for restart in range(RESTARTS + 1):
+                runner = JobRunner(
+                    self._context(servers),
+                    self._ledger,
+                    self._handle,
+                    self._progress,
+                    on_progress=meter.advance,
+                    on_part=on_part,
+                )
+                try:
+                    cpu = runner.run(self._jobs(servers)).cpu_seconds
+                    break
+                except ServerRestarted as error:
+                    if restart == RESTARTS:
+                        raise
+                    servers = self._begin_again(servers, error)
+                finally:
+                    detail["throttle"] = runner.throttle
+        finally:
+            # Also for a copy that broke off: the ledger tells what reached the target.
+            detail.update(meter.finish() | _figures(totals))
+            if self._settings.workers > 1:
+                detail["client_cpu_seconds"] = round(cpu, 3)
+        if totals.refused:
+            self._progress.say(f"The target refused {totals.refused:,} keys; each is a finding.")
+        return totals
+
+    def _context(self, servers: Servers) -> WorkContext:
+        return WorkContext(
+            settings=self._settings,
+            source_identity=servers.source_identity,
+            target_identity=servers.target_identity,
+            databases=servers.databases,
+            field_expiries=False,
+            run_id=self._handle.id,
+            owner=self._handle.owner,
+            workers=self._settings.workers,
+            batch_keys=self._settings.copying.batch_keys,
+        )
+
+    def _jobs(self, servers: Servers) -> list[RangeJob]:
+        """What is left to be done: the ranges of the checkpoints where there are any, else new ones."""
+        rows = self._ledger.checkpoints(self._handle.id, PhaseName.STREAM)
+        jobs: list[RangeJob] = []
+        for database in servers.databases:
+            states = {row.range_index: row.state for row in rows if row.database == database}
+            if states:
+                count = next(iter(states.values())).range_count
+                ranges = ranges_of(servers.source_identity, count)
+            else:
+                ranges = planned(servers.source, servers.source_identity, database, self._settings.workers)
+            for keys in ranges:
+                state = states.get(keys.index)
+                if state is None or not state.done:
+                    jobs.append(RangeJob("copy", database, keys, state))
+        return jobs
+
+    # -- beginning again ----------------------------------------------------------------------------------------
+
+    def _restarted(self, servers: Servers, then: models.Run) -> bool:
+        """Whether a server is another process than when the checkpoints were written; recorded if so."""
+        restarted = [
+            endpoint
+            for endpoint, now, before in (
+                (servers.source, servers.source_identity, then.source),
+                (servers.target, servers.target_identity, then.target),
+            )
+            if now.run_id != (before or {}).get("run_id")
+        ]
+        if restarted:
+            self._say_void(" and ".join(f"{endpoint.role} {endpoint}" for endpoint in restarted))
+        return bool(restarted)
+
+    def _begin_again(self, servers: Servers, error: ServerRestarted) -> Servers:
+        self._say_void(f"{error.role} {error.address}")
+        self._handle.clear_checkpoints(PhaseName.STREAM)
+        self.before = CopyTotals()
+        return identified_again(servers, self._handle)
+
+    def _say_void(self, names: str) -> None:
+        text = (
+            f"{names} restarted since: its cursors are void, so every database is copied from the beginning."
+        )
+        self._progress.say(text)
+        self._handle.event("ranges.restarted", {"reason": text})
+
+    def _remove_leftovers(self, servers: Servers) -> None:
+        """Delete temporary keys of runs that were killed on this target."""
+        broken = self._ledger.broken_runs(str(servers.target))
+        if self._resumed is not None:
+            broken.append(self._handle.id)
+        if not broken:
+            return
+        for database in servers.target_databases:
+            if servers.target_identity.databases.get(database):
+                with servers.target.connect("copy", database) as connection:
+                    remove_leftovers(connection, broken)
+
+    def _counted_before(self) -> CopyTotals:
+        """What earlier attempts counted, to the second in which they were killed."""
+        totals = CopyTotals()
+        for row in self._ledger.tallies(self._handle.id):
+            if row.phase is PhaseName.STREAM:
+                totals.tallies[row.database, row.kind] = (row.keys, row.bytes)
+        totals.written = sum(keys for keys, _ in totals.tallies.values())
+        totals.size = sum(size for _, size in totals.tallies.values())
+        for (finding_class, _), count in self._ledger.finding_counts(self._handle.id).items():
+            totals.refused += count if finding_class is FindingClass.REFUSED else 0
+            totals.skipped += count if finding_class is FindingClass.SKIPPED else 0
+        totals.batches = sum(
+            row.batches for row in self._ledger.checkpoints(self._handle.id, PhaseName.STREAM)
+        )
+        phase = next((p for p in self._ledger.phases(self._handle.id) if p.name is PhaseName.STREAM), None)
+        excluded = phase.detail.get("excluded") if phase is not None else None
+        if isinstance(excluded, Mapping):
+            totals.excluded = {str(rule): int(count) for rule, count in excluded.items()}
+        return totals
+
+
+def _figures(totals: CopyTotals) -> dict[str, object]:
+    return {
+        "keys": totals.written,
+        "bytes": totals.size,
+        "written": totals.written,
+        "skipped": totals.skipped,
+        "refused": totals.refused,
+        "relabelled": totals.relabelled,
+        "rewritten": totals.rewritten,
+        "big": totals.big,
+        "excluded": dict(totals.excluded),
+        "vanished": totals.vanished,
+        "batches": totals.batches,
+    }
+
+
+def planned(endpoint: Endpoint, identity: Identity, database: int, workers: int) -> list[CursorRange]:
+    """Ranges of one database for this many workers."""
+    if workers == 1:
+        return [CursorRange()]
+    with endpoint.connect("check", database) as connection:
+        return plan_ranges(connection, identity, identity.databases.get(database, 0), workers)
+
+
+def ranges_of(identity: Identity, count: int) -> list[CursorRange]:
+    """The ranges that a database was cut into before."""
+    if count == 1:
+        return [CursorRange()]
+    style = "shards" if identity.engine == "dragonfly" else "bits"
+    return [CursorRange(index, count, "shards" if style == "shards" else "bits") for index in range(count)]
+
+
+def identified_again(servers: Servers, handle: RunHandle) -> Servers:
+    """The same servers, as who they are now; recorded, because checkpoints are tied to it."""
+    source, target = servers.source.identify(), servers.target.identify()
+    handle.identify(
+        source=source.to_dict(),
+        target=target.to_dict(),
+        source_address=str(servers.source),
+        target_address=str(servers.target),
+    )
+    return replace(servers, source_identity=source, target_identity=target)

@@ -1,0 +1,183 @@
+"""Copying one key with typed commands, in pieces, through a temporary key that is renamed into place.
+
+For values that are too large to be dumped whole, and for those whose payload the target refuses.  Slower than RESTORE
+and not as complete: what typed commands cannot carry (of streams, mostly) is named, so that it becomes a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from integrity.endpoint import Identity
+from integrity.errors import (
+    AuthenticationFailed,
+    PermissionRefused,
+    ServerFull,
+    ServerNotReady,
+    ServerReadOnly,
+)
+from integrity.expiry import NO_EXPIRY, NO_KEY, clock_ms, expiry_commands, take_expiries
+from integrity.kinds import KINDS, Kind, MalformedReply
+from integrity.kinds.pieces import Piece, PieceSize, ValueChanged, WriteRefused
+from integrity.replies import ErrorReply, Reply
+from integrity.standby import Standby
+from integrity.transfer.temporary import TemporaryNames
+from integrity.wire import Connection, argument, pack
+
+ENDS_THE_RUN: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
+"""Refusals that are about the server, not the key: every further key would meet them."""
+
+_ATTEMPTS: Final = 3
+_SLOT: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """What became of one key."""
+
+    outcome: Literal["written", "vanished", "kept", "refused", "unreadable"]
+    kind: str
+    size: int = 0
+    """Bytes of a string or a document, of the elements of everything else: what went over the wire."""
+    lost: tuple[str, ...] = ()
+    """What typed commands could not carry."""
+    detail: str = ""
+
+
+class _Counted:
+    """Pieces on their way, counted."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces = pieces
+        self.size = 0
+
+    def __iter__(self) -> Iterator[Piece]:
+        for piece in self._pieces:
+            content = piece.content
+            if isinstance(content, bytes):
+                self.size += len(content)
+            elif isinstance(content, list) and piece.part == "value":
+                self.size += sum(len(item) for item in content if isinstance(item, bytes))
+            elif isinstance(content, list) and piece.part == "entries":
+                self.size += sum(_entry_size(entry) for entry in content if isinstance(entry, list))
+            yield piece
+
+
+def _entry_size(entry: list) -> int:  # type: ignore[type-arg]
+    return (
+        sum(len(item) for item in entry[1] if isinstance(item, bytes)) if len(entry) > 1 and entry[1] else 0
+    )
+
+
+class Rewriter:
+    """Copies single keys over connections of its own, which no batch is in flight on.
+
+    :param keep_existing: leave a key that the target already holds as it is (policy ``skip``).
+    """
+
+    def __init__(
+        self,
+        source: Standby,
+        target: Standby,
+        *,
+        source_identity: Identity,
+        target_identity: Identity,
+        limit: PieceSize,
+        names: TemporaryNames,
+        keep_existing: bool,
+    ) -> None:
+        self._from = source
+        self._onto = target
+        self._absolute = source_identity.has_pexpiretime
+        self._in_transaction = target_identity.engine in {"redis", "valkey"}
+        self._limit = limit
+        self._names = names
+        self._keep_existing = keep_existing
+        self._source: Connection
+        self._target: Connection
+
+    def rewrite(self, key: bytes, target_key: bytes, size: int = 0) -> Rewritten:
+        """Copy *key* of the source's current database to *target_key* in the target's.
+
+        :param size: bytes of memory on the source, or 0 where that is not known.
+        :raises ServerError: a server is lost, full, read-only or refuses this user.
+        """
+        self._source, self._target = self._from.connection(), self._onto.connection()
+        name = self._source.command(b"TYPE", key)
+        kind_name = name.decode("utf-8", "replace") if isinstance(name, bytes) else "none"
+        if kind_name == "none":
+            return Rewritten("vanished", kind_name)
+        kind = KINDS.get(kind_name.encode())
+        if kind is None:
+            return Rewritten("refused", kind_name, detail=f"no typed commands are known for {kind_name!r}")
+        if self._keep_existing and self._target.command(b"EXISTS", target_key):
+            return Rewritten("kept", kind_name)
+        temporary = self._names.name(_SLOT, target_key)
+        changed = ""
+        for _ in range(_ATTEMPTS):
+            self._target.command(b"UNLINK", temporary)
+            try:
+                return self._write(kind, key, target_key, temporary, size)
+            except ValueChanged as error:
+                changed = str(error)
+            except MalformedReply as error:
+                self._target.command(b"UNLINK", temporary)
+                return Rewritten("unreadable", kind_name, detail=str(error))
+            except WriteRefused as error:
+                about_server = self._target.error_for(error.reply, "writing in pieces")
+                self._target.command(b"UNLINK", temporary)
+                if isinstance(about_server, ENDS_THE_RUN):
+                    raise about_server from error
+                return Rewritten("refused", kind_name, detail=str(error.reply))
+        self._target.command(b"UNLINK", temporary)
+        return Rewritten("unreadable", kind_name, detail=f"it changes while it is read: {changed}")
+
+    def _write(self, kind: Kind, key: bytes, target_key: bytes, temporary: bytes, size: int) -> Rewritten:
+        pieces = _Counted(kind.pieces(self._source, key, size, self._limit))
+        lost = kind.write(self._target, temporary, pieces)
+        # Asked last: a key that went away meanwhile must not come into being on the target.
+        expiry = self._expiry(key)
+        if expiry == NO_KEY:
+            self._target.command(b"UNLINK", temporary)
+            return Rewritten("vanished", kind.name)
+        if expiry != NO_EXPIRY:
+            self._expire(temporary, expiry)
+        moved = self._move(temporary, target_key)
+        if isinstance(moved, ErrorReply):
+            if "no such key" in str(moved).lower():
+                return Rewritten("vanished", kind.name)  # Its expiry has passed.
+            raise WriteRefused(moved)
+        if moved == 0:
+            self._target.command(b"UNLINK", temporary)
+            return Rewritten("kept", kind.name)
+        return Rewritten("written", kind.name, pieces.size, lost)
+
+    def _expiry(self, key: bytes) -> int:
+        commands, count = expiry_commands([argument(key)], absolute=self._absolute)
+        self._source.send(commands)
+        expiry = take_expiries(self._source.receive_many(count), absolute=self._absolute)[0]
+        if isinstance(expiry, ErrorReply):
+            raise self._source.error_for(expiry, "PEXPIRETIME")
+        return expiry if isinstance(expiry, int) else NO_KEY
+
+    def _expire(self, temporary: bytes, expiry_ms: int) -> None:
+        """Set the absolute expiry; where it is beyond the target's limit, the longest that the target has."""
+        reply = self._target.exchange([pack(b"PEXPIREAT", temporary, b"%d" % expiry_ms)])[0]
+        if isinstance(reply, ErrorReply) and "out of range" in str(reply).lower():
+            left = expiry_ms - clock_ms(self._target.command(b"TIME"))
+            reply = self._target.exchange([pack(b"PEXPIRE", temporary, b"%d" % left)])[0]
+        if isinstance(reply, ErrorReply):
+            raise WriteRefused(reply)
+
+    def _move(self, temporary: bytes, target_key: bytes) -> Reply:
+        if self._keep_existing:
+            return self._target.exchange([pack(b"RENAMENX", temporary, target_key)])[0]
+        rename = pack(b"RENAME", temporary, target_key)
+        if not self._in_transaction:
+            return self._target.exchange([rename])[0]
+        # RENAME frees the old value at once, which takes long for a large one; UNLINK frees it in the background.
+        commands = [pack(b"MULTI"), pack(b"UNLINK", target_key), rename, pack(b"EXEC")]
+        results = self._target.exchange(commands)[-1]
+        return results[-1] if isinstance(results, list) else results
