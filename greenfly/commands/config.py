@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The setting
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
@@ -27,7 +27,7 @@ def show(config: o.ConfigFile = None, state_dir: o.StateDir = None, as_json: o.J
 
     loaded = o.load(config, state_dir, {})
     rows = [
-        (name, value, loaded.origins.get(name, "default"))
+        (name, value, loaded.origins.get(name) or loaded.origins.get(name.rpartition(".")[0], "default"))
         for name, value in _flat(public_view(loaded.settings))
     ]
     if as_json:

@@ -1,8 +1,9 @@
-"""``greenfly runs list|show``"""
+"""``greenfly runs list|show|pause|resume|limit``"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +12,13 @@ from greenfly.commands import options as o
 
 if TYPE_CHECKING:
     from integrity.ledger.models import Run
+    from integrity.ledger.store import ControlState
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What the ledger holds.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="What the ledger holds, and the pace of a live run."
+)
+
+RunName = Annotated[str, typer.Argument(help="Run id, its beginning or ending, or latest.")]
 
 
 def shown_state(run: Run) -> str:
@@ -75,7 +81,7 @@ def list_runs(
 
 @app.command("show")
 def show(
-    run: Annotated[str, typer.Argument(help="Run id, its beginning or ending, or latest.")],
+    run: RunName,
     findings: Annotated[int, typer.Option(min=0, help="How many findings to list.")] = 20,
     config: o.ConfigFile = None,
     state_dir: o.StateDir = None,
@@ -95,6 +101,7 @@ def show(
         checkpoints = ledger.checkpoints(found.id)
         listed = ledger.findings(found.id, limit=findings) if findings else []
         total = sum(ledger.finding_counts(found.id).values())
+        control = ledger.control(found.id)
     finally:
         ledger.close()
     if as_json:
@@ -103,6 +110,7 @@ def show(
             | {
                 "state": shown_state(found),
                 "error": {"kind": found.error_kind, "text": found.error} if found.error_kind else None,
+                "control": _control_values(control) if control.updated_at else None,
                 "checkpoints": [
                     {
                         "phase": c.phase.value,
@@ -120,6 +128,10 @@ def show(
         return
     print_outcome(outcome, ExitCode.OK, as_json=False)
     typer.echo(f"  state     {shown_state(found)}{f': {found.error}' if found.error else ''}")
+    if control.updated_at:
+        typer.echo(
+            f"  control   {_control_text(control)} (by {control.updated_by}, {control.updated_at:%Y-%m-%d %H:%M} UTC)"
+        )
     for c in checkpoints:
         typer.echo(
             f"  {c.phase.value:<9} database {c.database}: {c.keys:,} keys in {c.batches:,} batches, "
@@ -131,3 +143,124 @@ def show(
         typer.echo(
             f"    {f.finding_class.value:<10} {f.state.value:<9} db {f.database}  {key_text(f.key)}  {f.detail}"
         )
+
+
+@app.command("pause")
+def pause(
+    run: RunName, config: o.ConfigFile = None, state_dir: o.StateDir = None, as_json: o.Json = False
+) -> None:
+    """Let a live run stop before its next page of keys; it keeps its place."""
+    found, control = _ask(run, config, state_dir, "control.paused", paused=True)
+    _confirm(found, control, f"Run {found} is paused; `greenfly runs resume {found}` lets it go on.", as_json)
+
+
+@app.command("resume")
+def resume(
+    run: RunName, config: o.ConfigFile = None, state_dir: o.StateDir = None, as_json: o.Json = False
+) -> None:
+    """Let a paused run go on.  (A run that broke off goes on with `greenfly migrate --resume`.)"""
+    found, control = _ask(run, config, state_dir, "control.resumed", paused=False)
+    _confirm(found, control, f"Run {found} goes on: {_control_text(control)}.", as_json)
+
+
+@app.command("limit")
+def limit(
+    run: RunName,
+    keys_per_second: Annotated[int | None, typer.Option(min=1, help="No more keys than this.")] = None,
+    bytes_per_second: Annotated[
+        str | None, typer.Option(help="No more bytes than this, as 50MB or 1.5GiB.")
+    ] = None,
+    off: Annotated[
+        bool, typer.Option("--off", help="Lift both limits, also those that the run was started with.")
+    ] = False,
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+) -> None:
+    """Change how fast a live run reads."""
+    from integrity.errors import ConfigurationError
+
+    size = _bytes_per_second(bytes_per_second) if bytes_per_second is not None else None
+    if off == (keys_per_second is not None or size is not None):
+        raise ConfigurationError(
+            "--off goes with no other limit." if off else "No limit is given.",
+            "Give --keys-per-second, --bytes-per-second or both; or --off alone.",
+        )
+    if off:
+        keys_per_second = size = 0
+    found, control = _ask(
+        run, config, state_dir, "control.limited", keys_per_second=keys_per_second, bytes_per_second=size
+    )
+    _confirm(found, control, f"Run {found}: {_control_text(control)}.", as_json)
+
+
+def _bytes_per_second(text: str) -> int:
+    from integrity.errors import ConfigurationError
+    from integrity.rule_text import read_size
+
+    try:
+        size = read_size(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--bytes-per-second: {error}.", "Write 50MB or 1.5GiB.") from error
+    if not isinstance(size, int) or not 0 < size < 2**63:
+        raise ConfigurationError("--bytes-per-second is out of range.", "--off lifts the limit.")
+    return size
+
+
+def _ask(
+    run: str,
+    config: Path | None,
+    state_dir: Path | None,
+    event: str,
+    *,
+    paused: bool | None = None,
+    keys_per_second: int | None = None,
+    bytes_per_second: int | None = None,
+) -> tuple[str, ControlState]:
+    """Write the control row of a live run; its id and what now holds."""
+    from integrity.ledger import open_ledger
+
+    ledger = open_ledger(o.load(config, state_dir, {}).settings)
+    try:
+        found = ledger.find_run(run)
+        return found.id, ledger.set_control(
+            found.id, event, paused=paused, keys_per_second=keys_per_second, bytes_per_second=bytes_per_second
+        )
+    finally:
+        ledger.close()
+
+
+def _confirm(run_id: str, control: ControlState, text: str, as_json: bool) -> None:
+    from greenfly.console import print_json
+
+    if as_json:
+        print_json({"run": run_id} | _control_values(control))
+    else:
+        typer.echo(text)
+
+
+def _control_values(control: ControlState) -> dict[str, object]:
+    return {
+        "paused": control.paused,
+        "keys_per_second": control.keys_per_second,
+        "bytes_per_second": control.bytes_per_second,
+        "updated_at": control.updated_at.isoformat() if control.updated_at else None,
+        "updated_by": control.updated_by,
+    }
+
+
+def _control_text(control: ControlState) -> str:
+    from greenfly.console import human_bytes
+
+    paused = "paused; " if control.paused else ""
+    if control.keys_per_second is None and control.bytes_per_second is None:
+        return f"{paused}no limits but those that it was started with"
+
+    def cap(limit: int | None, shown: str, unit: str) -> str:
+        if limit is None:
+            return f"{unit}/s as the run was started"
+        return shown if limit else f"no limit on {unit}"
+
+    keys = cap(control.keys_per_second, f"{control.keys_per_second or 0:,} keys/s", "keys")
+    size = cap(control.bytes_per_second, f"{human_bytes(control.bytes_per_second or 0)}/s", "bytes")
+    return f"{paused}{keys}, {size}"

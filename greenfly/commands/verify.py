@@ -11,6 +11,19 @@ def verify(
     target: o.Target = None,
     allow_extra: Extra = None,
     databases: o.Databases = None,
+    include: o.Include = None,
+    exclude: o.Exclude = None,
+    include_type: o.IncludeType = None,
+    exclude_type: o.ExcludeType = None,
+    min_bytes: o.MinBytes = None,
+    max_bytes: o.MaxBytes = None,
+    map_db: o.MapDb = None,
+    rename: o.Rename = None,
+    workers: o.Workers = None,
+    replica: o.Replica = None,
+    reconnect: o.Reconnect = None,
+    keys_per_second: o.KeysPerSecond = None,
+    bytes_per_second: o.BytesPerSecond = None,
     label: o.Label = None,
     source_password_file: o.SourcePasswordFile = None,
     source_ca: o.SourceCa = None,
@@ -37,8 +50,12 @@ def verify(
             "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
             "target": o.endpoint_overrides(target, target_password_file, target_ca, target_cert, target_key),
             "databases": databases,
+            "rules": o.rule_overrides(
+                include, exclude, include_type, exclude_type, min_bytes, max_bytes, map_db, rename
+            ),
             "label": label,
             "verify": o.without_empty({"extra_keys": "allow" if allow_extra else None}),
+            **o.pace_overrides(workers, replica, reconnect, keys_per_second, bytes_per_second),
         },
     )
     finish(sequence.verify(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)

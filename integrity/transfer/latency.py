@@ -105,9 +105,13 @@ class LatencyProbe:
 
     def _stuck(self) -> float:
         """Milliseconds since a PING that is yet to be answered; 0 where that is not long."""
-        asked_at = self._asked_at
-        waited = 0.0 if asked_at is None else perf_counter() - asked_at
+        waited = self._waited()
         return waited * 1000 if waited > _EVERY_SECONDS else 0.0
+
+    def _waited(self) -> float:
+        """Seconds since what is yet to be answered."""
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else perf_counter() - asked_at
 
     def forget(self) -> None:
         """Leave out what was measured so far: the pace has changed, and the next reading shall tell what that did."""
@@ -138,7 +142,7 @@ class LatencyProbe:
             except ServerError:
                 self._lost += 1
                 self.connected = False
-                waited = 0.0 if self._asked_at is None else perf_counter() - self._asked_at
+                waited = self._waited()
                 self._asked_at = None
                 if waited >= self._patience:
                     self._took(waited * 1000)

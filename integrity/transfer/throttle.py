@@ -52,6 +52,7 @@ class Throttle:
     :param endpoints: the servers whose latency counts.
     :param run: whose control row is obeyed; None for work that belongs to no run.
     :param workers: how many processes share the caps; each takes its part.
+    :param on_wait: called about five times a second while it waits; what it raises ends the waiting.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class Throttle:
         run: LiveRun | None,
         progress: Progress,
         workers: int = 1,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._run = run
         self._progress = progress
         self._workers = workers
+        self._on_wait = on_wait
         self._size = BatchSize(batch_keys)
         self._probes = [LatencyProbe(endpoint) for endpoint in endpoints] if settings.enabled else []
         self._control = ControlState()
@@ -160,9 +163,12 @@ class Throttle:
 
     def _hold(self, reason: str, left: Callable[[], float]) -> None:
         """Sleep in short steps until *left* says that nothing is, obeying and renewing what has to be meanwhile."""
-        begun = monotonic()
-        while (seconds := left()) > 0:
+        seconds, begun = left(), monotonic()
+        if seconds <= 0:
+            return
+        while seconds > 0:
             sleep(min(seconds, _STEP_SECONDS))
+            self._on_wait()
             self._ask()
             if self._run is not None:
                 self._run.renew_lease()
@@ -170,13 +176,11 @@ class Throttle:
                 self._count(reason, begun)
                 self._hold("paused", lambda: _STEP_SECONDS if self._control.paused else 0.0)
                 begun = monotonic()
+            seconds = left()
         self._count(reason, begun)
 
     def _count(self, reason: str, begun: float) -> None:
-        waited = monotonic() - begun
-        # What did not sleep at all is the clock's own noise.
-        if waited >= 0.0005:
-            self._seconds[reason] = self._seconds.get(reason, 0.0) + waited
+        self._seconds[reason] = self._seconds.get(reason, 0.0) + monotonic() - begun
 
     # -- operators ----------------------------------------------------------------------------------------------
 
