@@ -7,6 +7,7 @@ it is searched in slices of bounded size, and only rows whose hash repeats are c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -14,22 +15,26 @@ from typing import BinaryIO, Final, Self
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from integrity.snapshot.manifest import read_manifest
+from integrity.snapshot.manifest import ManifestRow
 
 _SLICE_KEYS: Final = 4_000_000
 
 
 class KeyHashes:
-    """The side file: one 64-bit hash per row, in row order; use as a context manager."""
+    """The side file: one 64-bit hash per row, in row order; use as a context manager.
 
-    def __init__(self, path: Path) -> None:
+    :param salt: 64 bits that go into every hash.
+    """
+
+    def __init__(self, path: Path, salt: int = 0) -> None:
         self.path = path
+        self._salt = salt
         self._file: BinaryIO = path.open("xb")
         self._pending: list[int] = []
 
     def add(self, database: int, key: bytes) -> None:
         """Note the next row's key."""
-        self._pending.append(xxh3_64_intdigest(key, seed=database))
+        self._pending.append(xxh3_64_intdigest(key, seed=self._salt ^ database))
         if len(self._pending) >= 10_000:
             self._flush()
 
@@ -72,15 +77,17 @@ def repeated_rows(hashes: Path) -> list[int]:
     return sorted(rows)
 
 
-def superseded_rows(hashes: Path, manifest: Path) -> set[int]:
-    """Rows of keys that come again later in the manifest; the last reading of a key is the one to keep."""
-    suspects = set(repeated_rows(hashes))
-    if not suspects:
-        return set()
+def superseded_rows(suspects: Sequence[int], rows: Iterable[ManifestRow]) -> set[int]:
+    """Row numbers of keys that come again later; the last reading of a key is the one to keep.
+
+    :param suspects: the only rows that need to be looked at.
+    :param rows: all rows of the manifest.
+    """
+    looked_at = frozenset(suspects)
     newest: dict[tuple[int, bytes], int] = {}
     superseded: set[int] = set()
-    for number, row in enumerate(read_manifest(manifest)):
-        if number in suspects:
+    for number, row in enumerate(rows):
+        if number in looked_at:
             earlier = newest.get((row.database, row.key))
             if earlier is not None:
                 superseded.add(earlier)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from integrity.checksum import DEFINITION, DIGEST_BYTES
+from integrity.errors import ArtifactError
+from integrity.snapshot.files import Sink
+from integrity.snapshot.header import MANIFEST_NAME
 
 _ROWS_PER_GROUP: Final = 20_000
+CHECKSUM_FIELD: Final = "greenfly.checksum"
 
 SCHEMA: Final = pa.schema(
     [
@@ -25,10 +30,12 @@ SCHEMA: Final = pa.schema(
         pa.field("digest", pa.binary(DIGEST_BYTES)),
         pa.field("offset", pa.int64(), nullable=False),
         pa.field("length", pa.int64(), nullable=False),
+        pa.field("body_xxh3", pa.uint64()),
     ],
-    metadata={"greenfly.checksum": DEFINITION, "greenfly.manifest": "1"},
+    metadata={CHECKSUM_FIELD: DEFINITION, "greenfly.manifest": "2"},
 )
-"""``expiry_ms`` is absolute, null for none; ``digest`` is null where Greenfly has no canonical form for the type."""
+"""``expiry_ms`` is absolute, null for none; ``digest`` is null where Greenfly has no canonical form for the type;
+``body_xxh3`` is XXH3-64 of the key's bytes in the RDB file (version 1 of the manifest has no such column)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +50,17 @@ class ManifestRow:
     digest: bytes | None
     offset: int
     length: int
+    body_xxh3: int | None = None
 
 
 class ManifestWriter:
-    """Writes rows in groups, so that memory stays bounded; use as a context manager."""
+    """Writes rows in groups, so that memory stays bounded; use as a context manager.
 
-    def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+    :param file: a path, or a file that is written front to back.
+    """
+
+    def __init__(self, file: Path | Sink) -> None:
+        self._writer = pq.ParquetWriter(file, SCHEMA, compression="zstd")
         self._columns: list[list[object]] = [[] for _ in SCHEMA]
         self.rows = 0
 
@@ -73,9 +84,10 @@ class ManifestWriter:
         digest: bytes | None,
         offset: int,
         length: int,
+        body_xxh3: int | None,
     ) -> None:
         """Add one row."""
-        values = (database, key, kind, rdb_type, expiry_ms, digest, offset, length)
+        values = (database, key, kind, rdb_type, expiry_ms, digest, offset, length, body_xxh3)
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
         self.rows += 1
@@ -92,9 +104,70 @@ class ManifestWriter:
                 column.clear()
 
 
-def read_manifest(path: Path) -> Iterator[ManifestRow]:
+class ManifestReader:
+    """A manifest that was opened; use as a context manager.
+
+    :param file: where to read it from.
+    :param path: its name, for errors.
+    :raises ArtifactError: it is damaged, or of another form.
+    """
+
+    def __init__(self, file: Path | BinaryIO, path: Path) -> None:
+        self._path = path
+        with self._told():
+            self._parquet = pq.ParquetFile(file)
+            schema = self._parquet.schema_arrow
+            known = (SCHEMA, SCHEMA.remove(len(SCHEMA) - 1))
+            if not any(schema.equals(form) for form in known):
+                raise ValueError("its columns are not those of a manifest")
+            self.definition = (schema.metadata or {}).get(CHECKSUM_FIELD.encode(), b"").decode()
+            """How the digests were made (:data:`integrity.checksum.DEFINITION`)."""
+            self.keys: int = self._parquet.metadata.num_rows
+            """Rows."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parquet.close()
+
+    def __iter__(self) -> Iterator[ManifestRow]:
+        """The rows, in file order, a row group at a time."""
+        for columns in self.columns(SCHEMA.names[: len(self._parquet.schema_arrow)]):
+            for row in zip(*columns, strict=True):
+                yield ManifestRow(*row)
+
+    def columns(self, names: Sequence[str]) -> Iterator[list[list[Any]]]:
+        """The columns *names*, a row group at a time, as lists of plain values."""
+        with self._told():
+            for batch in self._parquet.iter_batches(batch_size=_ROWS_PER_GROUP, columns=list(names)):
+                yield [batch.column(name).to_pylist() for name in names]
+
+    def columns_with_bodies(self) -> Iterator[list[list[Any]]]:
+        """Database, key, kind, RDB type, expiry, digest and body hash; the last all None in version 1."""
+        names = ["database", "key", "kind", "rdb_type", "expiry_ms", "digest"]
+        if self._parquet.schema_arrow.get_field_index("body_xxh3") >= 0:
+            yield from self.columns([*names, "body_xxh3"])
+        else:
+            for columns in self.columns(names):
+                yield [*columns, [None] * len(columns[0])]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors of the Parquet library by the file's name; a damaged file makes it raise any of these."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(
+                f"{self._path} is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}.",
+                "Use another snapshot, or another copy of this one.",
+            ) from error
+
+
+def read_manifest(file: Path | BinaryIO) -> Iterator[ManifestRow]:
     """The rows of a manifest, in file order, a row group at a time."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_PER_GROUP):
-            for row in batch.to_pylist():
-                yield ManifestRow(**row)
+    path = file if isinstance(file, Path) else Path(MANIFEST_NAME)
+    with ManifestReader(file, path) as reader:
+        yield from reader

@@ -35,7 +35,7 @@ from tests.servers import Store
 
 
 def take(greenfly: Greenfly, source: str, *arguments: str) -> tuple[CompletedRun, Path]:
-    run = run_here(greenfly, "snapshot", "--source", source, "--json", *arguments)
+    run = run_here(greenfly, "snapshot", "take", "--source", source, "--json", *arguments)
     assert run.exit_code == 0, run.stderr
     folder = run.at("snapshot")
     assert isinstance(folder, str)
@@ -315,7 +315,7 @@ def test_an_interrupted_snapshot_leaves_no_folder_under_the_final_name(
 ) -> None:
     fill(blue.url, keys=10_000, seed=39)
     process = greenfly.start(
-        *("snapshot", "--source", blue.url, "--json"), env={"GREENFLY_SNAPSHOT__BATCH_KEYS": "1"}
+        *("snapshot", "take", "--source", blue.url, "--json"), env={"GREENFLY_SNAPSHOT__BATCH_KEYS": "1"}
     )
     folder = greenfly.state_dir / "snapshots"
     deadline = monotonic() + 30
@@ -334,7 +334,7 @@ def test_an_interrupted_snapshot_leaves_no_folder_under_the_final_name(
 
 
 def test_an_unreachable_source_leaves_no_folder(greenfly: Greenfly) -> None:
-    run = run_here(greenfly, "snapshot", "--source", f"redis://127.0.0.1:{free_port()}", "--json")
+    run = run_here(greenfly, "snapshot", "take", "--source", f"redis://127.0.0.1:{free_port()}", "--json")
 
     assert run.exit_code == 10
     assert not list(greenfly.state_dir.glob("snapshots/*"))
@@ -346,7 +346,7 @@ def test_a_snapshot_folder_that_cannot_be_written_is_told(blue: Store, greenfly:
 
     run = run_here(
         greenfly,
-        *("snapshot", "--source", blue.url, "--json"),
+        *("snapshot", "take", "--source", blue.url, "--json"),
         env={"GREENFLY_SNAPSHOT__DIRECTORY": str(greenfly.folder / "file" / "below")},
     )
 

@@ -24,7 +24,7 @@ def write(folder: Path, rows: Rows) -> tuple[Path, Path]:
     hashes = KeyHashes(folder / "keys.hashes")
     with ManifestWriter(folder / "manifest.parquet") as manifest:
         for number, (database, key) in enumerate(rows):
-            manifest.add(database, key, "string", 0, None, bytes(16), number, 1)
+            manifest.add(database, key, "string", 0, None, bytes(16), number, 1, None)
             hashes.add(database, key)
     hashes.close()
     return hashes.path, folder / "manifest.parquet"
@@ -32,7 +32,8 @@ def write(folder: Path, rows: Rows) -> tuple[Path, Path]:
 
 def superseded(rows: Rows) -> set[int]:
     with TemporaryDirectory() as folder:
-        return superseded_rows(*write(Path(folder), rows))
+        hashes, manifest = write(Path(folder), rows)
+        return superseded_rows(repeated_rows(hashes), read_manifest(manifest))
 
 
 def expected(rows: Rows) -> set[int]:
@@ -74,15 +75,26 @@ def test_more_hashes_than_are_kept_in_memory_are_searched(tmp_path: Path) -> Non
     assert repeated_rows(hashes.path) == [*range(10), *range(24_990, 25_000)]
 
 
-def test_an_empty_snapshot_has_no_duplicates(tmp_path: Path) -> None:
-    assert superseded_rows(*write(tmp_path, [])) == set()
+def test_an_empty_snapshot_has_no_duplicates() -> None:
+    assert superseded([]) == set()
+
+
+@pytest.mark.parametrize("salt", [0, 1, 2**64 - 1])
+def test_a_salt_changes_every_hash_but_not_which_repeat(tmp_path: Path, salt: int) -> None:
+    with KeyHashes(tmp_path / "plain") as plain, KeyHashes(tmp_path / "salted", salt) as salted:
+        for key in (b"a", b"b", b"a"):
+            plain.add(0, key)
+            salted.add(0, key)
+
+    assert repeated_rows(salted.path) == [0, 2]
+    assert (plain.path.read_bytes() == salted.path.read_bytes()) == (salt == 0)
 
 
 def test_a_manifest_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "manifest.parquet"
     with ManifestWriter(path) as manifest:
-        manifest.add(3, b"\xff\0", "zset", 17, 1_900_000_000_000, bytes(range(16)), 40, 9)
-        manifest.add(0, b"", "MBbloom--", 34, None, None, 60, 0)
+        manifest.add(3, b"\xff\0", "zset", 17, 1_900_000_000_000, bytes(range(16)), 40, 9, 2**64 - 1)
+        manifest.add(0, b"", "MBbloom--", 34, None, None, 60, 0, None)
         assert manifest.rows == 2
 
     first, second = read_manifest(path)
@@ -94,4 +106,5 @@ def test_a_manifest_gives_back_what_was_written(tmp_path: Path) -> None:
         40,
         9,
     )
+    assert (first.body_xxh3, second.body_xxh3) == (2**64 - 1, None)
     assert (second.kind, second.expiry_ms, second.digest) == ("MBbloom--", None, None)

@@ -1,13 +1,27 @@
-"""``greenfly snapshot``"""
+"""``greenfly snapshot take``"""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from greenfly.commands import options as o
 
+EncryptTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="AGE1…",
+        help="Encrypt to this age recipient; repeatable. `greenfly snapshot keygen` makes one.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
 
-def snapshot(
+
+def take(
     source: o.Source = None,
     databases: o.Databases = None,
+    encrypt_to: EncryptTo = None,
     label: o.Label = None,
     source_password_file: o.SourcePasswordFile = None,
     source_ca: o.SourceCa = None,
@@ -30,6 +44,7 @@ def snapshot(
             "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
             "databases": databases,
             "label": label,
+            "snapshot": o.without_empty({"encrypt_to": encrypt_to or None}),
         },
     )
     finish(sequence.snapshot(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)

@@ -1,0 +1,328 @@
+"""Writing a snapshot into a server: bodies from the RDB file, each made into a DUMP payload again, by RESTORE.
+
+One batch is on its way while the next is read from the disk; no more than two are ever in flight.  How a key is
+written depends on what a failure would destroy, as in :mod:`integrity.transfer.copy`: Redis and Valkey parse before
+they replace; any other engine (Dragonfly) destroys the old value before it parses the new one, so there a key that is
+in the way goes through a temporary key and RENAME.
+"""
+
+from __future__ import annotations
+
+import secrets
+from array import array
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+import anycrc
+
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import (
+    AuthenticationFailed,
+    PermissionRefused,
+    Refused,
+    ServerError,
+    ServerFull,
+    ServerNotReady,
+    ServerReadOnly,
+)
+from integrity.kinds.base import plural
+from integrity.replies import ErrorReply, Reply
+from integrity.settings import ConflictPolicy
+from integrity.snapshot.artifact import Artifact
+from integrity.snapshot.downgrade import STREAM_7_0, STREAM_7_2, stream_for_7_0
+from integrity.snapshot.header import Header
+from integrity.snapshot.manifest import ManifestRow
+from integrity.transfer.payload import FOOTER_BYTES, lowest_rdb_version, rdb_version, with_rdb_version
+from integrity.transfer.temporary import TemporaryNames, shard_count
+from integrity.wire import Connection, argument, pack
+
+_PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
+_ENDS_IT: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
+_VERSION_7_0: Final = 10
+_UNKNOWN_FORM: Final = ("Bad data format", "version or checksum")
+_BATCH_BYTES: Final = 4 * 1024 * 1024
+_CRC64: Final = anycrc.Model("CRC64-REDIS")
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedKey:
+    """A key that the target did not take."""
+
+    database: int
+    key: bytes
+    kind: str
+    detail: str
+
+
+@dataclass(slots=True)
+class RestoreTotals:
+    """What one restore wrote, growing while it runs."""
+
+    written: int = 0
+    skipped: int = 0
+    """Keys that the target had already, kept by the rule conflict=skip."""
+    relabelled: int = 0
+    """Keys whose payload the target took only under an older RDB version."""
+    downgraded: int = 0
+    """Streams that the target took only in an older form."""
+    left_out: int = 0
+    """Keys of databases that were not asked for."""
+    size: int = 0
+    """Payload bytes written."""
+    refused: list[RefusedKey] = field(default_factory=list)
+    not_written: array[int] = field(default_factory=lambda: array("Q"))
+    """Row numbers, ascending, of the keys that were skipped or refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Keys of one database on their way to the target."""
+
+    numbers: list[int]
+    rows: list[ManifestRow]
+    payloads: list[bytes]
+
+
+def payload_of(rdb_type: int, body: bytes, rdb_version: int) -> bytes:
+    """A DUMP payload: type, body, RDB version, CRC-64."""
+    data = bytes([rdb_type]) + body + rdb_version.to_bytes(2, "little")
+    return data + int(_CRC64.calc(data)).to_bytes(8, "little")
+
+
+def check_target(
+    target: Endpoint, header: Header, conflict: ConflictPolicy, databases: Collection[int] | None
+) -> Identity:
+    """Ask the target who it is and whether the snapshot can go there; nothing is written.
+
+    :raises Refused: it holds keys and the policy is ``fail``, or it lacks a database.
+    :raises ServerError: it is not reachable, not writable or refuses.
+    """
+    identity = target.identify()
+    target.require_writable()
+    if conflict is ConflictPolicy.FAIL and identity.keys:
+        held = ", ".join(f"{plural(keys, 'key')} in database {n}" for n, keys in identity.databases.items())
+        raise Refused(
+            f"Target {target} is not empty: it holds {held}.",
+            "Empty it, or choose --conflict replace (overwrite) or --conflict skip (keep the target's).",
+        )
+    with target.connect("check") as connection:
+        for number in sorted(header.databases):
+            if databases is not None and number not in databases:
+                continue
+            reply = connection.exchange([pack(b"SELECT", b"%d" % number)])[0]
+            if isinstance(reply, ErrorReply):
+                raise Refused(
+                    f"Target {target} has no database {number}, which the snapshot holds ({reply}).",
+                    "Raise its number of databases, or leave this one out with --databases.",
+                )
+    return identity
+
+
+class Restorer:
+    """Writes one snapshot into one server.
+
+    :param databases: only these; None for all.
+    :param on_progress: told keys and bytes as they are acknowledged.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        target: Endpoint,
+        identity: Identity,
+        *,
+        conflict: ConflictPolicy,
+        databases: Collection[int] | None,
+        batch_keys: int,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self._artifact = artifact
+        self._target = target
+        self._databases = databases
+        self._batch_keys = batch_keys
+        self._on_progress = on_progress
+        self._conflict = conflict
+        parses_first = identity.engine in _PARSES_BEFORE_REPLACING
+        self._via_temporary = conflict is ConflictPolicy.REPLACE and not parses_first
+        self._options: tuple[bytes, ...] = (b"ABSTTL",)
+        if conflict is ConflictPolicy.REPLACE and parses_first:
+            self._options = (b"REPLACE", b"ABSTTL")
+        self._identity = identity
+        self._temporary = TemporaryNames("restore")
+        self._older: set[int] = set()
+        """RDB types that the target took only under an older version; they are sent under it at once."""
+        self._outstanding: _Batch | None = None
+        self.totals = RestoreTotals()
+
+    def restore(self) -> RestoreTotals:
+        """Write every key.
+
+        :raises ArtifactError: the snapshot was changed since it was checked.
+        :raises ServerError: the target is lost, full, read-only or refuses; what was acknowledged stays there.
+        """
+        batch, size = _Batch([], [], []), 0
+        with (
+            self._artifact.open_manifest() as manifest,
+            self._artifact.open_rdb() as walk,
+            self._target.connect("restore") as target,
+        ):
+            if self._via_temporary:
+                # No two restores share a name: one would rename the other's value onto its own key.
+                owner = f"restore-{secrets.token_hex(6)}"
+                self._temporary = TemporaryNames(owner, shard_count(target, self._identity))
+            for number, row in enumerate(manifest):
+                walk.enter(row)
+                if self._databases is not None and row.database not in self._databases:
+                    walk.skim(row)
+                    self.totals.left_out += 1
+                    continue
+                if batch.rows and (
+                    row.database != batch.rows[0].database
+                    or len(batch.rows) >= self._batch_keys
+                    or size + row.length > _BATCH_BYTES
+                ):
+                    self._send(target, batch)
+                    batch, size = _Batch([], [], []), 0
+                batch.numbers.append(number)
+                batch.rows.append(row)
+                batch.payloads.append(
+                    payload_of(row.rdb_type, walk.body(row), self._version_for(row.rdb_type))
+                )
+                size += row.length
+            if batch.rows:
+                self._send(target, batch)
+            self._acknowledge(target)
+            walk.finish()
+        return self.totals
+
+    def _version_for(self, rdb_type: int) -> int:
+        version = self._artifact.header.rdb_version
+        return (lowest_rdb_version(rdb_type) or version) if rdb_type in self._older else version
+
+    def _send(self, target: Connection, batch: _Batch) -> None:
+        """Take in the answers to the batch before, which arrived while this one was read, and send this one."""
+        self._acknowledge(target)
+        target.select(batch.rows[0].database)
+        target.send(self._commands(batch.rows, batch.payloads))
+        self._outstanding = batch
+
+    def _commands(self, rows: list[ManifestRow], payloads: list[bytes]) -> bytes:
+        head = b"*%d\r\n$7\r\nRESTORE\r\n" % (4 + len(self._options))
+        tail = b"".join(map(argument, self._options))
+        parts: list[bytes] = []
+        for row, payload in zip(rows, payloads, strict=True):
+            parts += (head, argument(row.key), _when(row), argument(payload), tail)
+        return b"".join(parts)
+
+    def _acknowledge(self, target: Connection) -> None:
+        batch, self._outstanding = self._outstanding, None
+        if batch is None:
+            return
+        replies = target.receive_many(len(batch.rows))
+        size = sum(map(len, batch.payloads))
+        if replies.count(b"OK") != len(replies):
+            self._relabel_refused(target, batch, replies)
+            self._downgrade_refused(target, batch, replies)
+            if self._via_temporary:
+                self._replace_busy(target, batch, replies)
+        for number, row, payload, reply in zip(
+            batch.numbers, batch.rows, batch.payloads, replies, strict=True
+        ):
+            if isinstance(reply, ErrorReply):
+                self._note(target, number, row, reply)
+                size -= len(payload)
+            else:
+                self.totals.written += 1
+                self.totals.relabelled += row.rdb_type in self._older
+        self.totals.size += size
+        self._on_progress(len(batch.rows), size)
+
+    def _note(self, target: Connection, number: int, row: ManifestRow, reply: ErrorReply) -> None:
+        """Count a key that was not written.
+
+        :raises ServerError: the refusal is about the server, not the key, and every further key would meet it.
+        """
+        self.totals.not_written.append(number)
+        if str(reply).startswith("BUSYKEY") and self._conflict is ConflictPolicy.SKIP:
+            self.totals.skipped += 1
+            return
+        error: ServerError = target.error_for(reply, "RESTORE")
+        if isinstance(error, _ENDS_IT):
+            raise error
+        detail = f"the target refused the payload (RDB type {row.rdb_type}): {reply}"
+        if str(reply).startswith("BUSYKEY"):
+            detail = "the target was empty, and has got this key meanwhile"
+        self.totals.refused.append(RefusedKey(row.database, row.key, row.kind, detail))
+
+    def _relabel_refused(self, target: Connection, batch: _Batch, replies: list[Reply]) -> None:
+        """Try payloads once more that the target refused for their RDB version alone; see :mod:`~.transfer.copy`."""
+        again: list[int] = []
+        for position, reply in enumerate(replies):
+            if isinstance(reply, ErrorReply) and "version or checksum" in str(reply):
+                payload = batch.payloads[position]
+                version = lowest_rdb_version(payload[0])
+                if version is not None and version < rdb_version(payload):
+                    again.append(position)
+                    batch.payloads[position] = with_rdb_version(payload, version)
+        if not again:
+            return
+        rows = [batch.rows[i] for i in again]
+        target.send(self._commands(rows, [batch.payloads[i] for i in again]))
+        for position, reply in zip(again, target.receive_many(len(again)), strict=True):
+            replies[position] = reply
+            if reply == b"OK":
+                self._older.add(batch.rows[position].rdb_type)
+
+    def _downgrade_refused(self, target: Connection, batch: _Batch, replies: list[Reply]) -> None:
+        """Try streams once more, in an older form, that the target refused for their type."""
+        again: list[int] = []
+        for position, reply in enumerate(replies):
+            payload = batch.payloads[position]
+            refused = isinstance(reply, ErrorReply) and any(words in str(reply) for words in _UNKNOWN_FORM)
+            if refused and payload[0] == STREAM_7_2:
+                body = stream_for_7_0(payload[1:-FOOTER_BYTES])
+                if body is not None:
+                    again.append(position)
+                    batch.payloads[position] = payload_of(STREAM_7_0, body, _VERSION_7_0)
+        if not again:
+            return
+        rows = [batch.rows[i] for i in again]
+        target.send(self._commands(rows, [batch.payloads[i] for i in again]))
+        for position, reply in zip(again, target.receive_many(len(again)), strict=True):
+            replies[position] = reply
+            self.totals.downgraded += reply == b"OK"
+
+    def _replace_busy(self, target: Connection, batch: _Batch, replies: list[Reply]) -> None:
+        """Replace the keys that were there already, through temporary ones; puts the outcome into *replies*."""
+        busy = [
+            n for n, r in enumerate(replies) if isinstance(r, ErrorReply) and str(r).startswith("BUSYKEY")
+        ]
+        if not busy:
+            return
+        head = b"*6\r\n$7\r\nRESTORE\r\n"
+        tail = b"$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n*3\r\n$6\r\nRENAME\r\n"
+        names = [self._temporary.name(slot, batch.rows[n].key) for slot, n in enumerate(busy)]
+        commands: list[bytes] = []
+        for name, position in zip(names, busy, strict=True):
+            row, temporary = batch.rows[position], argument(name)
+            payload = argument(batch.payloads[position])
+            commands += (head, temporary, _when(row), payload, tail, temporary, argument(row.key))
+        target.send(b"".join(commands))
+        pairs = iter(target.receive_many(2 * len(busy)))
+        gone: list[bytes] = []
+        for position, restored, renamed in zip(busy, pairs, pairs, strict=True):
+            replies[position] = restored
+            if not isinstance(restored, ErrorReply) and isinstance(renamed, ErrorReply):
+                # A payload whose expiry has passed is accepted but leaves nothing to rename: the key has expired, so
+                # the old value goes.
+                if "no such key" in str(renamed).lower():
+                    gone.append(batch.rows[position].key)
+                else:
+                    replies[position] = renamed
+        target.command(b"DEL", *names, *gone)
+
+
+def _when(row: ManifestRow) -> bytes:
+    """The expiry as RESTORE takes it; 0 is never."""
+    return argument(b"%d" % max(1, row.expiry_ms) if row.expiry_ms is not None else b"0")
