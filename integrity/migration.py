@@ -234,6 +234,12 @@ class Run:
             )
 
     def _require_sizes(self, source: Endpoint) -> None:
+        """Refuse what needs the size of each key where that is not known."""
+        if self.settings.throttle.bytes_per_second and not self.settings.copying.probe_sizes:
+            raise ConfigurationError(
+                "throttle.bytes_per_second needs the size of each key, and copy.probe_sizes is off.",
+                "Switch copy.probe_sizes on, or cap keys per second instead.",
+            )
         if not self._rules.needs_sizes:
             return
         with source.connect("check") as connection:
@@ -307,6 +313,7 @@ class Run:
                 identity,
                 self.settings.snapshot_dir / self.id,
                 batch_keys=self.settings.snapshot.batch_keys,
+                encrypt_to=self.settings.snapshot.encrypt_to,
                 on_progress=meter.advance,
             )
             snapshot = taker.take(list(databases))
@@ -333,8 +340,10 @@ class Run:
                 ("rdb", snapshot.rdb),
                 ("manifest", snapshot.manifest),
                 ("header", snapshot.header),
+                ("seal", snapshot.seal),
             ):
-                self.ledger.add_artifact(self.id, name, path)
+                if path is not None:
+                    self.ledger.add_artifact(self.id, name, path)
         return snapshot
 
     @property

@@ -13,7 +13,7 @@ from integrity.ledger.models import FindingClass, PhaseName
 from integrity.meter import Meter
 from integrity.partition import CursorRange, plan_ranges
 from integrity.phases.servers import Servers
-from integrity.phases.work import Part, RangeJob, WorkContext
+from integrity.phases.work import TEMPORARY_KEYS, Part, RangeJob, WorkContext
 from integrity.phases.workers import JobRunner
 from integrity.progress import Progress
 from integrity.settings import Settings
@@ -160,6 +160,10 @@ class StreamPhase:
         broken = self._ledger.broken_runs(str(servers.target))
         if self._resumed is not None:
             broken.append(self._handle.id)
+        # Looking for them means walking the whole target: only after runs that said that they use any.
+        broken = [
+            run for run in broken if any(event.kind == TEMPORARY_KEYS for event in self._ledger.events(run))
+        ]
         if not broken:
             return
         for database in servers.target_databases:

@@ -30,6 +30,8 @@ from integrity.verify.extra import ExtraFinder
 from integrity.verify.present import Present
 from integrity.verify.totals import CompareTotals
 
+TEMPORARY_KEYS: Final = "temporary.keys"
+"""The audit event of a run that begins to use temporary keys; what it leaves behind is looked for."""
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 
@@ -176,6 +178,7 @@ class RangeWorker:
             on_checkpoint=checkpoint,
             on_findings=findings,
             on_progress=self._on_progress,
+            on_temporary=lambda: self._handle.event(TEMPORARY_KEYS, {"worker": self._number}),
         ).copy_range(job.database, job.keys, start)
 
     def _compare(self, job: RangeJob) -> None:

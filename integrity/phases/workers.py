@@ -146,7 +146,9 @@ class JobRunner:
             self._on_part(_sum([self._whole, *parts]))
 
 
-def _throttle(context: WorkContext, handle: RunHandle, progress: Progress) -> Throttle:
+def _throttle(
+    context: WorkContext, handle: RunHandle, progress: Progress, on_wait: Callable[[], None] = lambda: None
+) -> Throttle:
     return Throttle(
         context.settings.throttle,
         context.batch_keys,
@@ -154,6 +156,7 @@ def _throttle(context: WorkContext, handle: RunHandle, progress: Progress) -> Th
         run=handle,
         progress=progress,
         workers=context.workers,
+        on_wait=on_wait,
     )
 
 
@@ -186,6 +189,7 @@ class _Pool:
         self._next_number = 0
         self._deaths = 0
         self._summaries: list[dict[str, object]] = []
+        self._said = ""
 
     def run(self) -> None:
         runner = self._runner
@@ -235,7 +239,10 @@ class _Pool:
             case Tick(keys, size):
                 runner._advance(keys, size, [w.part for w in self._workers.values() if w.part is not None])
             case Say(text):
-                runner._progress.say(text)
+                # What concerns the run, such as a pause, every worker says.
+                if text != self._said:
+                    runner._progress.say(text)
+                self._said = text
             case SoFar(part):
                 worker.part = part
             case Done(part):
@@ -340,7 +347,8 @@ def _work(context: WorkContext, number: int, pipe: Pipe, ledger: Ledger) -> None
             told = monotonic()
             pipe.send(SoFar(worker.part))
 
-    with _throttle(context, handle, progress) as pace:
+    # A worker that is paused must see that its parent is gone, too.
+    with _throttle(context, handle, progress, lambda: pipe.send(Tick(0, 0))) as pace:
         worker = RangeWorker(context, ledger, handle, pace, progress, number=number, on_progress=advance)
         while True:
             job: RangeJob | None = pipe.recv()

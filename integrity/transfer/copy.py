@@ -113,6 +113,7 @@ class Copier:
     :param on_checkpoint: told after every acknowledged SCAN page.
     :param on_findings: told of keys that were refused or skipped.
     :param on_progress: told keys and bytes as they are acknowledged.
+    :param on_temporary: told before the first temporary key is written, so that whoever cleans up knows of it.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Copier:
         on_checkpoint: Callable[[CheckpointState], None],
         on_findings: Callable[[list[NewFinding]], None],
         on_progress: Callable[[int, int], None],
+        on_temporary: Callable[[], None],
     ) -> None:
         self._source = source
         self._target = target
@@ -155,6 +157,8 @@ class Copier:
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
         self._on_progress = on_progress
+        self._on_temporary = on_temporary
+        self._told_temporary = False
         self.totals = totals
 
     def copy_range(self, database: int, keys: CursorRange, start: CheckpointState | None = None) -> None:
@@ -182,6 +186,7 @@ class Copier:
                 limit=self._piece,
                 names=TemporaryNames(f"{self._owner}:rewrite", shards),
                 keep_existing=self._settings.conflict is ConflictPolicy.SKIP,
+                pace=self._pace,
             )
             sizes = (self._settings.probe_sizes or self._rules.needs_sizes) and memory_usage_known(source)
             reader = KeyspaceReader(
@@ -336,6 +341,7 @@ class Copier:
         """Copy one key with typed commands; returns what is to be recorded, and the bytes that were written."""
         if self._rewriter is None:
             raise RuntimeError("no range is being copied")
+        self._tell_temporary()
         done = self._rewriter.rewrite(key, self._rules.rename(key), size)
         totals = self.totals
 
@@ -372,6 +378,11 @@ class Copier:
             return [], done.size
         detail = f"written with typed commands, which do not carry {', '.join(lost)}"
         return [finding(FindingClass.NOT_CARRIED, detail, TYPED_REWRITE)], done.size
+
+    def _tell_temporary(self) -> None:
+        if not self._told_temporary:
+            self._told_temporary = True
+            self._on_temporary()
 
     @staticmethod
     def _kept(database: int, key: bytes, kind: str) -> NewFinding:
@@ -424,6 +435,7 @@ class Copier:
         ]
         if not busy:
             return
+        self._tell_temporary()
         commands: list[bytes] = []
         used: list[bytes] = []
         for slot, position in enumerate(busy):

@@ -21,6 +21,7 @@ from integrity.errors import (
 from integrity.expiry import NO_EXPIRY, NO_KEY, clock_ms, expiry_commands, take_expiries
 from integrity.kinds import KINDS, Kind, MalformedReply
 from integrity.kinds.pieces import Piece, PieceSize, ValueChanged, WriteRefused
+from integrity.pace import FullSpeed, Pace
 from integrity.replies import ErrorReply, Reply
 from integrity.standby import Standby
 from integrity.transfer.temporary import TemporaryNames
@@ -49,12 +50,17 @@ class Rewritten:
 class _Counted:
     """Pieces on their way, counted."""
 
-    def __init__(self, pieces: Iterable[Piece]) -> None:
+    def __init__(self, pieces: Iterable[Piece], pace: Pace) -> None:
         self._pieces = pieces
+        self._pace = pace
         self.size = 0
 
     def __iter__(self) -> Iterator[Piece]:
+        told = 0
         for piece in self._pieces:
+            # Before the next piece is asked for.
+            self._pace.admit(0, self.size - told)
+            told = self.size
             content = piece.content
             if isinstance(content, bytes):
                 self.size += len(content)
@@ -74,6 +80,7 @@ def _entry_size(entry: list) -> int:  # type: ignore[type-arg]
 class Rewriter:
     """Copies single keys over connections of its own, which no batch is in flight on.
 
+    :param pace: asked before every piece; never slow by default.
     :param keep_existing: leave a key that the target already holds as it is (policy ``skip``).
     """
 
@@ -87,6 +94,7 @@ class Rewriter:
         limit: PieceSize,
         names: TemporaryNames,
         keep_existing: bool,
+        pace: Pace | None = None,
     ) -> None:
         self._from = source
         self._onto = target
@@ -95,6 +103,7 @@ class Rewriter:
         self._limit = limit
         self._names = names
         self._keep_existing = keep_existing
+        self._pace = pace or FullSpeed(1)
         self._source: Connection
         self._target: Connection
 
@@ -135,7 +144,7 @@ class Rewriter:
         return Rewritten("unreadable", kind_name, detail=f"it changes while it is read: {changed}")
 
     def _write(self, kind: Kind, key: bytes, target_key: bytes, temporary: bytes, size: int) -> Rewritten:
-        pieces = _Counted(kind.pieces(self._source, key, size, self._limit))
+        pieces = _Counted(kind.pieces(self._source, key, size, self._limit), self._pace)
         lost = kind.write(self._target, temporary, pieces)
         # Asked last: a key that went away meanwhile must not come into being on the target.
         expiry = self._expiry(key)
