@@ -188,6 +188,22 @@ class RunHandle:
             with writing(self.engine) as connection:
                 write_repairs(connection, self.id, repairs)
 
+    def record_repairs(
+        self, repairs: Sequence[NewRepair], states: Mapping[int, FindingState], payload: Mapping[str, object]
+    ) -> None:
+        """Record, in one transaction, what this repair run did and what became of the findings that it was about.
+
+        :param states: finding of the repaired run → its state from now on; one that is left out stays as it is.
+        :param payload: of the audit event ``repair.applied``.
+        :raises LedgerError: another process took the run over.
+        """
+        with writing(self.engine) as connection:
+            write_repairs(connection, self.id, repairs)
+            for state in sorted(set(states.values())):
+                write_state(connection, [number for number, to in states.items() if to is state], state)
+            audit.append(connection, self.id, operator_name(), "repair.applied", payload)
+            self._renew(connection)
+
     def control(self) -> ControlState:
         """What operators ask of this run now; cheap enough to ask twice a second."""
         with guarded(self.engine):

@@ -134,6 +134,23 @@ class LedgerReader:
         with reading(self.engine) as connection:
             return {(row[0], row[1]) for row in connection.execute(query)}
 
+    def open_findings_of(
+        self, run_id: str, keys: Sequence[tuple[int, bytes]], classes: Sequence[FindingClass]
+    ) -> list[Finding]:
+        """The run's open findings about *keys* (database, key), by id."""
+        wanted = set(keys)
+        query = (
+            select(Finding)
+            .where(
+                Finding.run_id == run_id,
+                Finding.state == FindingState.OPEN,
+                Finding.finding_class.in_(classes),
+                Finding.key_digest.in_({xxh3_128_digest(key) for _, key in wanted}),
+            )
+            .order_by(Finding.id)
+        )
+        return [finding for finding in self._all(query) if (finding.database, finding.key) in wanted]
+
     def not_carried_keys(
         self, target_address: str, keys: Sequence[tuple[int, bytes]]
     ) -> set[tuple[int, bytes]]:
@@ -154,7 +171,7 @@ class LedgerReader:
     def broken_runs(self, target_address: str) -> list[str]:
         """Ids of the runs into this target that did not finish and that no process owns."""
         query = select(Run.id).where(
-            Run.kind == RunKind.MIGRATE,
+            Run.kind.in_([RunKind.MIGRATE, RunKind.REPAIR]),
             Run.target_address == target_address,
             Run.state != RunState.FINISHED,
             Run.lease_until < datetime.now(UTC),
@@ -181,6 +198,10 @@ class LedgerReader:
         """Walk the audit chain."""
         with reading(self.engine) as connection:
             return audit.verify_chain(connection)
+
+    def repair_runs(self, run_id: str) -> list[Run]:
+        """The runs that repaired this one, or tried to, oldest first."""
+        return self._all(select(Run).where(Run.parent_id == run_id).order_by(Run.started_at, Run.id))
 
     def repairs(self, run_id: str) -> list[Repair]:
         """What a repair run did, in the order in which it did it."""

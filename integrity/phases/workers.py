@@ -11,6 +11,7 @@ import multiprocessing
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -226,7 +227,9 @@ class _Pool:
     def _deal(self, worker: _Worker) -> None:
         worker.job = self._jobs.popleft() if self._jobs else None
         worker.part = None
-        worker.pipe.send(worker.job)
+        # One that died cannot be told; the end of its pipe is read next, and the job goes to another.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.pipe.send(worker.job)
 
     def _take(self, worker: _Worker) -> None:
         runner = self._runner

@@ -9,8 +9,11 @@ How a key is written depends on what a failure would destroy:
 * target checked empty (policy ``fail``), or Redis and Valkey: ``RESTORE … REPLACE``; they parse before they replace.
 * policy ``skip``: ``RESTORE`` without REPLACE; BUSYKEY leaves the target's value and records the key as skipped.
 * policy ``replace`` on any other engine: ``RESTORE`` without REPLACE; a key that answers BUSYKEY goes to a temporary
-  key, then RENAME.  Dragonfly deletes the old value *before* it parses the new one, and does not bring it back; its
-  RENAME costs twenty times a RESTORE, so only keys that are there already pay for it.
+  key, then RENAME.  Dragonfly deletes the old value *before* it parses the new one, and does not bring it back.  Only
+  keys that are there already pay for the detour, which doubles their cost (:mod:`integrity.transfer.temporary`).
+
+A payload that the target refuses, and a value that is too large to be dumped, goes to
+:mod:`integrity.transfer.rewrite`.
 """
 
 from __future__ import annotations
