@@ -18,14 +18,13 @@ A payload that the target refuses, and a value that is too large to be dumped, g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
-from typing import Final, cast
+from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
-from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
-from integrity.keyspace import KeyspaceReader, Page, memory_usage_known
+from integrity.expiry import clock_ms
+from integrity.keyspace import KeyspaceReader, memory_usage_known
 from integrity.kinds.pieces import PieceSize
 from integrity.ledger.models import FindingClass, FindingState
 from integrity.ledger.store import CheckpointState, NewFinding
@@ -35,21 +34,25 @@ from integrity.replies import ErrorReply, Reply
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, ConflictPolicy, CopySettings
 from integrity.standby import Standby
+from integrity.transfer.batch import (
+    REPLACE_ABSTTL,
+    RESTORE_REPLACE,
+    BatchPacker,
+    BatchReader,
+    HalfRead,
+    Packed,
+    Portion,
+)
 from integrity.transfer.payload import KIND_BY_RDB_TYPE, lowest_rdb_version, rdb_version, with_rdb_version
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
 from integrity.transfer.temporary import TemporaryNames, shard_count
-from integrity.wire import Connection, argument, arguments_of, bulk_headers, every
+from integrity.wire import Connection, argument
 
 TYPED_REWRITE: Final = "typed-rewrite"
 """The rule under which what typed commands do not carry is an expected difference."""
 _SET_WITH_EXPIRIES: Final = 32
 """Dragonfly's RDB type of a set whose members expire; no other server has such sets."""
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
-_NEVER: Final = b"$1\r\n0\r\n"
-_RESTORE: Final = b"*5\r\n$7\r\nRESTORE\r\n"
-_RESTORE_REPLACE: Final = b"*6\r\n$7\r\nRESTORE\r\n"
-_ABSTTL: Final = b"$6\r\nABSTTL\r\n"
-_REPLACE_ABSTTL: Final = b"$7\r\nREPLACE\r\n" + _ABSTTL
 
 
 @dataclass(slots=True)
@@ -91,19 +94,6 @@ class CopyTotals:
         for place, (keys, size) in other.tallies.items():
             have, bytes_ = self.tallies.get(place, (0, 0))
             self.tallies[place] = (have + keys, bytes_ + size)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """One batch on its way to the target."""
-
-    page: Page
-    keys: list[bytes]
-    payloads: list[bytes]
-    names: list[bytes]
-    """The keys' names on the target as RESP arguments."""
-    when: list[bytes]
-    """The expiries as RESP arguments."""
 
 
 class Copier:
@@ -154,9 +144,10 @@ class Copier:
             settings.conflict is ConflictPolicy.REPLACE
             and target_identity.engine not in _PARSES_BEFORE_REPLACING
         )
-        replaces = settings.conflict is not ConflictPolicy.SKIP and not self._via_temporary
-        self._restore_head = _RESTORE_REPLACE if replaces else _RESTORE
-        self._restore_tail = _REPLACE_ABSTTL if replaces else _ABSTTL
+        self._reader = BatchReader(
+            rules, absolute=self._absolute, dumps_all=settings.conflict is ConflictPolicy.SKIP
+        )
+        self._packer = BatchPacker(settings.conflict, keeps_old=not self._via_temporary)
         self._on_checkpoint = on_checkpoint
         self._on_findings = on_findings
         self._on_progress = on_progress
@@ -175,6 +166,7 @@ class Copier:
         onto = self._rules.target_database(database)
         with (
             self._source.connect("copy", database) as source,
+            self._source.connect("copy", database) as dumps,
             self._target.connect("copy", onto) as target,
             Standby(self._source, "copy", database) as single_source,
             Standby(self._target, "copy", onto) as single_target,
@@ -200,95 +192,70 @@ class Copier:
                 batch_bytes=self._settings.batch_bytes,
                 big_bytes=self._big_bytes if sizes else 0,
                 rules=self._rules,
-                read=self._read_commands,
+                read=self._reader.commands,
                 with_types=False,
                 with_sizes=sizes,
             )
-            outstanding: _Sent | None = None
+            half: HalfRead | None = None
+            outstanding: Packed | None = None
             for page, replies in reader:
-                batch = self._payloads(source, page, replies)
+                arrived = self._reader.take_strings(source, page, replies)
+                dumps.send(self._reader.dump_commands(arrived))
+                if half is not None:
+                    packed = self._complete(dumps, half)
+                    if outstanding is not None:
+                        state = self._acknowledge(target, outstanding, state)
+                    target.send(packed.commands)
+                    outstanding = packed
+                half = arrived
+            if half is not None:
+                packed = self._complete(dumps, half)
                 if outstanding is not None:
                     state = self._acknowledge(target, outstanding, state)
-                target.send(batch[1])
-                outstanding = batch[0]
-            if outstanding is not None:
-                state = self._acknowledge(target, outstanding, state)
+                target.send(packed.commands)
+                state = self._acknowledge(target, packed, state)
             if not state.done:
                 self._on_checkpoint(replace(state, done=True))
 
-    # -- source -------------------------------------------------------------------------------------------------
-
-    def _read_commands(self, page: Page) -> Commands:
-        expiries, count = expiry_commands(page.arguments, absolute=self._absolute)
-        return every(b"*2\r\n$4\r\nDUMP\r\n", page.arguments) + expiries, len(page.keys) + count
-
-    def _payloads(self, source: Connection, page: Page, replies: list[Reply]) -> tuple[_Sent, bytes]:
-        """What a page's replies hold, and the packed commands that write it."""
-        count = len(page.keys)
-        expiries = take_expiries(replies[count:], absolute=self._absolute)
-        del replies[count:]
-        keys, names = page.keys, page.arguments
-        if {*map(type, replies)} != {bytes} or {*map(type, expiries)} != {int} or NO_KEY in expiries:
-            kept = [
-                position
-                for position, (payload, expiry) in enumerate(zip(replies, expiries, strict=True))
-                if self._readable(source, payload, expiry)
-            ]
-            self.totals.vanished += count - len(kept)
-            keys, names = [keys[i] for i in kept], [names[i] for i in kept]
-            replies, expiries = [replies[i] for i in kept], [expiries[i] for i in kept]
-        when = [_NEVER if expiry < 0 else argument(b"%d" % expiry) for expiry in cast("list[int]", expiries)]
-        if not self._rules.maps_nothing:
-            names = arguments_of(self._rules.rename_all(keys))
-        sent = _Sent(page, keys, cast("list[bytes]", replies), names, when)
-        return sent, self._restore_commands(sent)
-
-    @staticmethod
-    def _readable(source: Connection, payload: Reply, expiry: Reply) -> bool:
-        """Whether the key was there; an error reply ends the run."""
-        for reply, command in ((payload, "DUMP"), (expiry, "PEXPIRETIME")):
-            if isinstance(reply, ErrorReply):
-                raise source.error_for(reply, command)
-        return isinstance(payload, bytes) and isinstance(expiry, int) and expiry != NO_KEY
-
-    def _restore_commands(self, sent: _Sent) -> bytes:
-        """The packed commands that write a batch; built from fragments by one join, without a call per key."""
-        parts: tuple[Iterable[bytes], ...] = (
-            repeat(self._restore_head),
-            sent.names,
-            sent.when,
-            bulk_headers(sent.payloads),
-            sent.payloads,
-            repeat(b"\r\n" + self._restore_tail),
-        )
-        return b"".join(chain.from_iterable(zip(*parts, strict=False)))
+    def _complete(self, dumps: Connection, half: HalfRead) -> Packed:
+        batch = self._reader.take_dumps(dumps, half, dumps.receive_many(len(half.others)))
+        self.totals.vanished += batch.vanished
+        return self._packer.pack(batch)
 
     # -- target -------------------------------------------------------------------------------------------------
 
-    def _acknowledge(self, target: Connection, sent: _Sent, state: CheckpointState) -> CheckpointState:
+    def _acknowledge(self, target: Connection, packed: Packed, state: CheckpointState) -> CheckpointState:
         """Take in the target's answers to one batch, and move the checkpoint."""
-        replies = target.receive_many(len(sent.keys))
-        self._relabel_refused(target, sent, replies)
-        if self._via_temporary:
-            self._replace_busy(target, sent, replies)
+        strings, dumped, page = packed.batch.strings, packed.batch.dumped, packed.batch.page
+        stored = target.receive() if strings.keys else b"OK"
+        expired = target.receive_many(len(packed.expiring))
+        replies = target.receive_many(len(dumped.keys))
         findings: list[NewFinding] = []
-        database, payloads = state.database, sent.payloads
+        database, values, payloads = state.database, strings.values, dumped.values
+        rewritten = 0
+        if stored != b"OK":
+            findings += self._not_stored(target, database, strings.keys, stored)
+            values = []
+        elif any(isinstance(reply, ErrorReply) for reply in expired):
+            self._expire_late(target, strings, packed.expiring, expired)
+        self._relabel_refused(target, dumped, replies)
+        if self._via_temporary:
+            self._replace_busy(target, dumped, replies)
         if replies.count(b"OK") != len(replies):
             payloads = []
-            for key, payload, reply in zip(sent.keys, sent.payloads, replies, strict=True):
+            for key, payload, reply in zip(dumped.keys, dumped.values, replies, strict=True):
                 if isinstance(reply, ErrorReply):
-                    findings += self._not_restored(target, database, key, payload, reply)
+                    found, size = self._not_restored(target, database, key, payload, reply)
+                    findings += found
+                    rewritten += size
                 else:
                     payloads.append(payload)
-        page = sent.page
-        rewritten = 0
         for big in page.big:
             found, size = self._rewrite(database, big.key, big.size)
             findings += found
             rewritten += size
-        written, size = len(payloads), sum(map(len, payloads))
-        self._tally(database, payloads)
-        self.totals.written += written
+        size = self._tally(database, values, payloads)
+        self.totals.written += len(values) + len(payloads)
         self.totals.size += size
         self.totals.batches += 1
         self.totals.big += len(page.big)
@@ -309,34 +276,75 @@ class Copier:
         self._on_progress(page.count, size + rewritten)
         return state
 
-    def _tally(self, database: int, payloads: list[bytes]) -> None:
-        """Count payloads by kind, which their first byte tells."""
-        by_type: dict[int, list[int]] = {}
+    def _tally(self, database: int, values: list[bytes], payloads: list[bytes]) -> int:
+        """Count what was written by kind, which a payload's first byte tells; returns the bytes."""
+        by_kind: dict[str, list[int]] = {"string": list(map(len, values))} if values else {}
         for payload in payloads:
-            if payload[0] in by_type:
-                by_type[payload[0]].append(len(payload))
+            kind = KIND_BY_RDB_TYPE[payload[0]]
+            if kind in by_kind:
+                by_kind[kind].append(len(payload))
             else:
-                by_type[payload[0]] = [len(payload)]
-        for rdb_type, sizes in by_type.items():
-            place = (database, KIND_BY_RDB_TYPE[rdb_type])
-            keys, total = self.totals.tallies.get(place, (0, 0))
-            self.totals.tallies[place] = (keys + len(sizes), total + sum(sizes))
+                by_kind[kind] = [len(payload)]
+        size = 0
+        for kind, sizes in by_kind.items():
+            keys, total = self.totals.tallies.get((database, kind), (0, 0))
+            self.totals.tallies[database, kind] = (keys + len(sizes), total + sum(sizes))
+            size += sum(sizes)
+        return size
+
+    def _not_stored(
+        self, target: Connection, database: int, keys: list[bytes], reply: Reply
+    ) -> list[NewFinding]:
+        """What becomes of strings that the target did not take together: each is tried alone.
+
+        :raises ServerError: the refusal is about the server, not one of the keys.
+        """
+        error = target.error_for(reply if isinstance(reply, ErrorReply) else ErrorReply("no OK"), "MSET")
+        if isinstance(error, ENDS_THE_RUN):
+            raise error
+        because = f"the target refused the strings of a batch: {error.problem}"
+        return [finding for key in keys for finding in self._rewrite(database, key, 0, because=because)[0]]
+
+    @staticmethod
+    def _expire_late(target: Connection, strings: Portion, expiring: list[int], replies: list[Reply]) -> None:
+        """Give the longest expiry that the target has to those beyond its limit (Dragonfly's is 8.5 years).
+
+        :raises ServerError: the target refuses an expiry for another reason.
+        """
+        late: list[int] = []
+        for position, reply in zip(expiring, replies, strict=True):
+            if isinstance(reply, ErrorReply):
+                if "out of range" not in str(reply).lower():
+                    raise target.error_for(reply, "PEXPIREAT")
+                late.append(position)
+        now = clock_ms(target.command(b"TIME"))
+        target.send(
+            b"".join(
+                b"*3\r\n$7\r\nPEXPIRE\r\n"
+                + strings.names[i]
+                + argument(b"%d" % (int(strings.when[i].split(b"\r\n")[1]) - now))
+                for i in late
+            )
+        )
+        for reply in target.receive_many(len(late)):
+            if isinstance(reply, ErrorReply):
+                raise target.error_for(reply, "PEXPIRE")
 
     def _not_restored(
         self, target: Connection, database: int, key: bytes, payload: bytes, reply: ErrorReply
-    ) -> list[NewFinding]:
+    ) -> tuple[list[NewFinding], int]:
         """What becomes of a key whose payload the target did not take.
 
         :raises ServerError: the refusal is about the server, not the key, and every further key would meet it.
         """
         if str(reply).startswith("BUSYKEY"):
             self.totals.skipped += 1
-            return [self._kept(database, key, KIND_BY_RDB_TYPE[payload[0]])]
+            return [self._kept(database, key, KIND_BY_RDB_TYPE[payload[0]])], 0
         error = target.error_for(reply, "RESTORE")
         if isinstance(error, ENDS_THE_RUN):
             raise error
         refusal = f"the target refused the payload (RDB type {payload[0]}): {reply}"
-        return self._rewrite(database, key, 0, because=refusal, rdb_type=payload[0])[0]
+        return self._rewrite(database, key, 0, because=refusal, rdb_type=payload[0])
 
     def _rewrite(
         self, database: int, key: bytes, size: int, *, because: str = "", rdb_type: int | None = None
@@ -399,7 +407,7 @@ class Copier:
             rule="copy.conflict=skip",
         )
 
-    def _relabel_refused(self, target: Connection, sent: _Sent, replies: list[Reply]) -> None:
+    def _relabel_refused(self, target: Connection, sent: Portion, replies: list[Reply]) -> None:
         """Try payloads once more that the target refused for their RDB version alone.
 
         A newer server writes the same body under a newer version (Valkey 9 writes 80, Redis 8.6 writes 13).  Where the
@@ -410,7 +418,7 @@ class Copier:
         payloads: list[bytes] = []
         for position, reply in enumerate(replies):
             if isinstance(reply, ErrorReply) and "version or checksum" in str(reply):
-                payload = sent.payloads[position]
+                payload = sent.values[position]
                 version = lowest_rdb_version(payload[0])
                 if version is not None and version < rdb_version(payload):
                     again.append(position)
@@ -418,20 +426,14 @@ class Copier:
         if not again:
             return
         for position, payload in zip(again, payloads, strict=True):
-            sent.payloads[position] = payload
-        part = _Sent(
-            sent.page,
-            [sent.keys[i] for i in again],
-            payloads,
-            [sent.names[i] for i in again],
-            [sent.when[i] for i in again],
-        )
-        target.send(self._restore_commands(part))
+            sent.values[position] = payload
+        part = sent.only(again)
+        target.send(self._packer.restores(part))
         for position, reply in zip(again, target.receive_many(len(again)), strict=True):
             replies[position] = reply
             self.totals.relabelled += reply == b"OK"
 
-    def _replace_busy(self, target: Connection, sent: _Sent, replies: list[Reply]) -> None:
+    def _replace_busy(self, target: Connection, sent: Portion, replies: list[Reply]) -> None:
         """Replace the keys that were there already, through temporary ones; puts the outcome into *replies*."""
         busy = [
             n for n, r in enumerate(replies) if isinstance(r, ErrorReply) and str(r).startswith("BUSYKEY")
@@ -445,8 +447,8 @@ class Copier:
             final = self._rules.rename(sent.keys[position])
             used.append(self._names.name(slot, final))
             temporary = argument(used[-1])
-            payload = argument(sent.payloads[position])
-            commands += (_RESTORE_REPLACE, temporary, sent.when[position], payload, _REPLACE_ABSTTL)
+            payload = argument(sent.values[position])
+            commands += (RESTORE_REPLACE, temporary, sent.when[position], payload, REPLACE_ABSTTL)
             commands += (b"*3\r\n$6\r\nRENAME\r\n", temporary, sent.names[position])
         target.send(b"".join(commands))
         pairs = iter(target.receive_many(2 * len(busy)))
