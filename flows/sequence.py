@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from integrity.errors import GreenflyError, LedgerError
-from integrity.ledger import Ledger, open_ledger
+from integrity.ledger import Ledger, models, open_ledger
 from integrity.ledger.models import FindingState, RunKind, Verdict
-from integrity.migration import Run
+from integrity.migration import Run, settings_as_started
 from integrity.progress import Progress
+from integrity.repair import open_findings, repairable_run, servers_now
+from integrity.repair_plan import KeyPlan, RepairPlanner
 from integrity.settings import Settings
 from reports import ReportFiles, write_report
 
@@ -64,6 +66,8 @@ class Outcome:
     report: ReportFiles | None
     snapshot: str | None
     """Folder of the snapshot, where one was taken."""
+    repairs: str | None = None
+    """The run that this one repaired."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values."""
@@ -90,10 +94,30 @@ class Outcome:
             ],
             "findings": {state: dict(classes) for state, classes in self.findings.items()},
             "snapshot": self.snapshot,
+            "repairs": self.repairs,
             "report": {"html": str(report.html), "json": str(report.json), "csv": str(report.csv)}
             if report
             else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToRepair:
+    """A repair that was not begun: the run has no open finding.  Nothing was compared, so there is no verdict."""
+
+    run_id: str
+    verdict: Verdict | None
+    """Of that run."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {"run": None, "repairs": self.run_id, "verdict": None, "reason": self.text}
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        verdict = self.verdict.value if self.verdict else "no verdict"
+        return f"Run {self.run_id} ({verdict}) has no open finding: there is nothing to repair. Nothing was compared."
 
 
 def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None) -> Outcome:
@@ -128,6 +152,7 @@ def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None)
         findings=findings,
         report=report,
         snapshot=str(Path(snapshot.path).parent) if snapshot else None,
+        repairs=run.parent_id,
     )
 
 
@@ -171,6 +196,62 @@ def verify(
     return _run(settings, RunKind.VERIFY, progress, step, flow_run_id, phases)
 
 
+def repair(
+    settings: Settings,
+    wanted: str,
+    progress: Progress,
+    step: Step = directly,
+    flow_run_id: str | None = None,
+    *,
+    delete_extra: bool = False,
+) -> Outcome | NothingToRepair:
+    """Write what an earlier run found to differ once more, look at exactly those keys again, report.
+
+    :param wanted: that run; the rules, the conflict policy and the databases that it was started with hold.
+    :param delete_extra: delete keys that only the target has.
+    :raises Refused: that run is still running, is about other servers, or found nothing out.
+    :raises GreenflyError: the repair broke off; it is recorded, and the same call goes on with the rest.
+    """
+    ledger = open_ledger(settings)
+    try:
+        parent = repairable_run(ledger, wanted, settings)
+        if not open_findings(ledger, parent.id):
+            return NothingToRepair(parent.id, parent.verdict)
+    finally:
+        ledger.close()
+
+    def phases(run: Run) -> None:
+        servers = step("check", run.check)
+        step("repair", lambda: run.repair(servers, parent, delete_extra=delete_extra))
+
+    settings = settings_as_started(settings, parent)
+    return _run(settings, RunKind.REPAIR, progress, step, flow_run_id, phases, parent=parent)
+
+
+def plan_repair(
+    settings: Settings, wanted: str, each: Callable[[KeyPlan], None], *, delete_extra: bool = False
+) -> str:
+    """Tell *each* key that :func:`repair` would deal with, and how; returns the id of the run that it would repair.
+
+    Nothing is written to a server or to the ledger.
+
+    :raises Refused: as :func:`repair`.
+    :raises ServerError: a server is lost or refuses.
+    """
+    ledger = open_ledger(settings)
+    try:
+        parent = repairable_run(ledger, wanted, settings)
+        settings = settings_as_started(settings, parent)
+        servers = servers_now(settings)
+        with RepairPlanner(settings, ledger, parent, servers, delete_extra=delete_extra) as planner:
+            for groups in planner.pages():
+                for plan in planner.plan(groups):
+                    each(plan)
+        return parent.id
+    finally:
+        ledger.close()
+
+
 def snapshot(
     settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
 ) -> Outcome:
@@ -195,13 +276,14 @@ def _run(
     phases: Callable[[Run], None],
     *,
     resume: bool = False,
+    parent: models.Run | None = None,
 ) -> Outcome:
     ledger = open_ledger(settings)
     try:
         if resume:
             run = Run.resume(settings, ledger, progress)
         else:
-            run = Run.start(settings, ledger, kind, progress, flow_run_id)
+            run = Run.start(settings, ledger, kind, progress, flow_run_id, parent=parent)
         directory = settings.report_dir / run.id
         try:
             with run.recorded():

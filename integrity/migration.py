@@ -20,10 +20,12 @@ from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import PhaseName, PhaseState, RunKind, RunState, Verdict
 from integrity.meter import Meter
+from integrity.phases.repair import RepairPhase
 from integrity.phases.servers import Servers
 from integrity.phases.stream import StreamPhase
 from integrity.phases.verify import VerifyPhase
 from integrity.progress import Progress
+from integrity.repair import open_findings
 from integrity.replica import require_caught_up
 from integrity.rules import Rules
 from integrity.settings import ConflictPolicy, Settings
@@ -80,9 +82,16 @@ class Run:
         kind: RunKind,
         progress: Progress,
         flow_run_id: str | None = None,
+        *,
+        parent: models.Run | None = None,
     ) -> Self:
-        """Record a new run."""
-        return cls(settings, ledger, ledger.start_run(kind, settings, flow_run_id), kind, progress)
+        """Record a new run.
+
+        :param parent: the run that this one repairs.
+        """
+        parent_id = parent.id if parent is not None else None
+        handle = ledger.start_run(kind, settings, flow_run_id, parent_id=parent_id)
+        return cls(settings, ledger, handle, kind, progress)
 
     @classmethod
     def resume(cls, settings: Settings, ledger: Ledger, progress: Progress) -> Self:
@@ -120,6 +129,8 @@ class Run:
         except KeyboardInterrupt as error:
             number = error.signal_number if isinstance(error, StopSignal) else signal.SIGINT
             interrupted = Interrupted(number)
+            if self.kind is RunKind.REPAIR:
+                interrupted.remedy = "What was repaired stays; the same command goes on with the rest."
             self._ended_badly(RunState.INTERRUPTED, "Interrupted", interrupted.problem)
             raise interrupted from error
         except GreenflyError as error:
@@ -375,6 +386,20 @@ class Run:
         )
         with self._phase(PhaseName.VERIFY, servers.source_keys) as detail:
             phase = VerifyPhase(self.settings, self.ledger, self.handle, self._progress)
+            self._conclusion = phase.run(servers, detail)
+        return self._conclusion
+
+    # -- repair -------------------------------------------------------------------------------------------------
+
+    def repair(self, servers: Servers, parent: models.Run, *, delete_extra: bool) -> Conclusion:
+        """Write what *parent* found to differ once more, look at those keys again, and conclude.
+
+        :raises ServerError: a server is lost, full, read-only or refuses; the verdict is INCONCLUSIVE.
+        """
+        with self._phase(PhaseName.REPAIR, open_findings(self.ledger, parent.id)) as detail:
+            phase = RepairPhase(
+                self.settings, self.ledger, self.handle, self._progress, parent, delete_extra=delete_extra
+            )
             self._conclusion = phase.run(servers, detail)
         return self._conclusion
 

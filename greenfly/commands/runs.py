@@ -89,7 +89,7 @@ def show(
 ) -> None:
     """One run: phases, verdict, checkpoints, findings."""
     from flows.sequence import read_outcome
-    from greenfly.console import print_json, print_outcome
+    from greenfly.console import human_seconds, print_json, print_outcome
     from greenfly.exit_codes import ExitCode
     from integrity.ledger import open_ledger
     from reports.display import key_text
@@ -140,8 +140,10 @@ def show(
     if listed:
         typer.echo(f"  findings ({len(listed):,} of {total:,}; the report holds all):")
     for f in listed:
+        age = human_seconds((f.last_seen_at - f.first_seen_at).total_seconds())
         typer.echo(
-            f"    {f.finding_class.value:<10} {f.state.value:<9} db {f.database}  {key_text(f.key)}  {f.detail}"
+            f"    {f.finding_class.value:<12} {f.state.value:<9} db {f.database}  {key_text(f.key)}  {f.detail}  "
+            f"(seen {f.times_seen}×, first {f.first_seen_at:%Y-%m-%d %H:%M} UTC, {age} until last seen)"
         )
 
 

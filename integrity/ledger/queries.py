@@ -138,18 +138,21 @@ class LedgerReader:
         self, run_id: str, keys: Sequence[tuple[int, bytes]], classes: Sequence[FindingClass]
     ) -> list[Finding]:
         """The run's open findings about *keys* (database, key), by id."""
-        wanted = set(keys)
-        query = (
-            select(Finding)
-            .where(
-                Finding.run_id == run_id,
-                Finding.state == FindingState.OPEN,
-                Finding.finding_class.in_(classes),
-                Finding.key_digest.in_({xxh3_128_digest(key) for _, key in wanted}),
-            )
-            .order_by(Finding.id)
+        wanted, kinds = set(keys), set(classes)
+        # By what the unique index holds and nothing else, or the planner prefers to walk all open findings.
+        query = select(Finding).where(
+            Finding.run_id == run_id,
+            Finding.database.in_({database for database, _ in wanted}),
+            Finding.key_digest.in_({xxh3_128_digest(key) for _, key in wanted}),
         )
-        return [finding for finding in self._all(query) if (finding.database, finding.key) in wanted]
+        found = [
+            finding
+            for finding in self._all(query)
+            if finding.state is FindingState.OPEN
+            and finding.finding_class in kinds
+            and (finding.database, finding.key) in wanted
+        ]
+        return sorted(found, key=lambda finding: finding.id)
 
     def not_carried_keys(
         self, target_address: str, keys: Sequence[tuple[int, bytes]]
