@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock bench clean
+.PHONY: help setup demo test check format lock bench matrix clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -36,6 +36,9 @@ format: setup ## format the code
 
 bench: setup ## measure copy and verify beside MIGRATE (a million keys)
 	$(BIN)/python -m benchmarks.copy_verify
+
+matrix: setup ## write docs/matrix.md: every kind between all of SERVERS='PATH …' (default: those on PATH)
+	$(BIN)/python -m tests.matrix $(addprefix --server ,$(SERVERS)) --out docs/matrix.md
 
 lock: ## make requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev --extra postgres \

@@ -19,6 +19,10 @@ import hiredis
 class ErrorReply(Exception):
     """An error that the server answered; returned as a value in a pipeline."""
 
+    def __str__(self) -> str:
+        # Redis repeats the arguments of a command that it does not know: the application's data, for no log or report.
+        return super().__str__().partition(", with args beginning with")[0]
+
 
 Reply: TypeAlias = "bytes | int | ErrorReply | list[Reply] | None"
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
+from integrity.expiry import clock_ms
 from integrity.kinds.base import MalformedReply, plural
-from integrity.kinds.pieces import PieceWriter, WriteRefused, asked
+from integrity.kinds.pieces import PieceWriter, ValueChanged, WriteRefused, asked
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, pack
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 NONE: Final = -1
 _GONE: Final = -2
+FARTHEST_SECONDS: Final = (1 << 28) - 1
+"""How far ahead Dragonfly lets the expiry of a field lie."""
+_SOON_MS: Final = 5000
+"""A time nearer than this may have passed when the command arrives."""
 
 
 def unknown_command(reply: Reply) -> bool:
@@ -48,14 +54,26 @@ def taken_expiries(connection: Connection, reply: Reply, count: int) -> tuple[in
         return (NONE,) * count  # The key is gone; its fields are compared elsewhere.
     if isinstance(reply, list) and len(reply) == count:
         times = tuple(time for time in reply if isinstance(time, int))
+        if _GONE in times:
+            raise ValueChanged("a field expired or was deleted")
         if len(times) == count:
-            return tuple(NONE if time == _GONE else time for time in times)
+            return times
     raise MalformedReply("HPEXPIRETIME answered in an unknown shape")
 
 
 def field_expiries(connection: Connection, key: bytes, fields: Sequence[bytes]) -> tuple[int, ...] | None:
     """Ask for the expiries of a piece's fields; see :func:`taken_expiries`."""
     return taken_expiries(connection, connection.exchange([expiry_command(key, fields)])[0], len(fields))
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """How the field expiries of one hash differ."""
+
+    text: str
+    source_ms: int | None
+    """The smallest of those that differ; None where a field expires on one side alone."""
+    target_ms: int | None
 
 
 class FieldExpiries:
@@ -75,21 +93,26 @@ class FieldExpiries:
                 self._fields.append(xxh3_64_intdigest(field))
                 self._times.append(time)
 
-    def difference(self, other: FieldExpiries, tolerance_ms: int) -> str | None:
-        """How the target's (*other*) differ from the source's, in words; None where they agree."""
+    def difference(self, other: FieldExpiries, tolerance_ms: int) -> FieldDifference | None:
+        """How the target's (*other*) differ from the source's; None where they agree."""
         import numpy as np
 
         ours, ours_ms = self._sorted()
         theirs, theirs_ms = other._sorted()
         both, at_ours, at_theirs = np.intersect1d(ours, theirs, return_indices=True)
-        apart = int(np.count_nonzero(np.abs(ours_ms[at_ours] - theirs_ms[at_theirs]) > tolerance_ms))
+        left, right = ours_ms[at_ours], theirs_ms[at_theirs]
+        differs = np.abs(left - right) > tolerance_ms
+        apart = int(np.count_nonzero(differs))
         only_ours, only_theirs = len(ours) - len(both), len(theirs) - len(both)
         if not apart and not only_ours and not only_theirs:
             return None
-        return (
+        text = (
             f"{plural(apart, 'field')} at another time, {only_ours:,} only on the source, "
             f"{only_theirs:,} only on the target"
         )
+        if only_ours or only_theirs:
+            return FieldDifference(text, None, None)
+        return FieldDifference(text, int(left[differs].min()), int(right[differs].min()))
 
     def _sorted(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         import numpy as np
@@ -106,12 +129,22 @@ class ExpiryWriter:
         self._writer = writer
         self._key = key
         self._command: bytes | None = None
-        self._lost = 0
+        """Empty where the target knows neither."""
+        self._unknown = 0
+        self._too_late = 0
 
     @property
     def lost(self) -> tuple[str, ...]:
         """What could not be carried."""
-        return (f"the expiries of {plural(self._lost, 'hash field')}",) if self._lost else ()
+        lost = []
+        if self._unknown:
+            lost.append(f"the expiries of {plural(self._unknown, 'hash field')}")
+        if self._too_late:
+            lost.append(
+                f"the expiries of {plural(self._too_late, 'hash field')} that lie beyond the target's limit "
+                f"({FARTHEST_SECONDS:,} seconds, which they got instead)"
+            )
+        return tuple(lost)
 
     def write(self, pairs: Sequence[bytes], expiries: Sequence[int]) -> None:
         """Set the expiries of the fields in *pairs*.
@@ -122,33 +155,50 @@ class ExpiryWriter:
         for position, time in enumerate(expiries):
             if time != NONE:
                 by_time.setdefault(time, []).append(position)
-        commands: list[bytes] = []
-        for time, positions in by_time.items():
-            if self._command is None:
-                self._command = self._try(time, positions, pairs)
-            elif self._command:
-                commands.append(pack(*self._arguments(self._command, time, positions, pairs)))
-            if not self._command:
-                self._lost += len(positions)
-        if commands:
-            self._writer.send(commands)
+        if not by_time:
+            return
+        if self._command is None:
+            self._command = self._known_command()
+        if not self._command:
+            self._unknown += sum(map(len, by_time.values()))
+        elif self._command == b"HPEXPIREAT":
+            self._writer.send(
+                [self._expire_at(time, positions, pairs) for time, positions in by_time.items()]
+            )
+        else:
+            now = self._clock()
+            self._writer.send(
+                [self._set_with(time, now, positions, pairs) for time, positions in by_time.items()]
+            )
 
-    def _try(self, time: int, positions: Sequence[int], pairs: Sequence[bytes]) -> bytes:
-        """Write the first expiry, and learn by it which command the target knows; empty for none."""
+    def _known_command(self) -> bytes:
+        """Asked without arguments, which changes nothing: a server that knows the command asks for them."""
         for command in (b"HPEXPIREAT", b"HSETEX"):
-            reply = self._writer.try_command(*self._arguments(command, time, positions, pairs))
-            if unknown_command(reply):
-                continue
-            if isinstance(reply, ErrorReply):
-                raise WriteRefused(reply)
-            return command
+            reply = self._writer.try_command(command)
+            if not unknown_command(reply):
+                return command
         return b""
 
-    def _arguments(
-        self, command: bytes, time: int, positions: Sequence[int], pairs: Sequence[bytes]
-    ) -> list[bytes]:
-        when, count = b"%d" % time, b"%d" % len(positions)
-        if command == b"HPEXPIREAT":
-            return [command, self._key, when, b"FIELDS", count, *(pairs[2 * i] for i in positions)]
+    def _clock(self) -> int:
+        reply = self._writer.try_command(b"TIME")
+        if isinstance(reply, ErrorReply):
+            raise WriteRefused(reply)
+        return clock_ms(reply)
+
+    def _expire_at(self, time: int, positions: Sequence[int], pairs: Sequence[bytes]) -> bytes:
+        fields = [pairs[2 * i] for i in positions]
+        return pack(b"HPEXPIREAT", self._key, b"%d" % time, b"FIELDS", b"%d" % len(fields), *fields)
+
+    def _set_with(self, time: int, now: int, positions: Sequence[int], pairs: Sequence[bytes]) -> bytes:
+        """HSETEX refuses a time that has passed or lies beyond its limit, and the whole hash with it."""
+        if time <= now:
+            return pack(b"HDEL", self._key, *(pairs[2 * i] for i in positions))
+        when = (b"PXAT", b"%d" % time)
+        if time - now > (FARTHEST_SECONDS - 1) * 1000:
+            if time - now > (FARTHEST_SECONDS + 1) * 1000:
+                self._too_late += len(positions)
+            when = (b"EX", b"%d" % FARTHEST_SECONDS)
+        elif time - now < _SOON_MS:
+            when = (b"EX", b"%d" % -(-(time - now) // 1000))
         flat = [item for i in positions for item in pairs[2 * i : 2 * i + 2]]
-        return [command, self._key, b"PXAT", when, b"FIELDS", count, *flat]
+        return pack(b"HSETEX", self._key, *when, b"FIELDS", b"%d" % len(positions), *flat)

@@ -47,7 +47,8 @@ class Piece:
     """A string's bytes; the flat elements or pairs of a collection; what a stream's :attr:`part` says."""
     part: Part = "value"
     expiries: tuple[int, ...] = ()
-    """Of a hash: absolute expiry of each field in milliseconds, −1 for none; empty where no field has one."""
+    """Absolute expiry of each field of a hash (or member of a set) in milliseconds, −1 for none; empty where no one has
+    one."""
 
 
 class ValueChanged(Exception):
@@ -121,7 +122,7 @@ def asked(connection: Connection, reply: Reply, command: bytes) -> Reply:
         text = str(reply)
         if text.startswith(_ABOUT_THE_SERVER):
             raise connection.error_for(reply, command.decode())
-        if text.startswith("WRONGTYPE") or "no such key" in text.lower():
+        if text.startswith(("WRONGTYPE", "NOGROUP")) or "no such key" in text.lower():
             raise ValueChanged(text)
         raise MalformedReply(text)
     return reply

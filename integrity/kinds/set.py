@@ -8,6 +8,7 @@ from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_of_sum, digest_unordered
 from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.member_expiry import MemberExpiryWriter
 from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, chunks, scanned_elements
 from integrity.replies import Reply
 from integrity.wire import Connection, pack
@@ -47,9 +48,13 @@ class SetKind:
 
     def write(self, target: Connection, key: bytes, pieces: Iterable[Piece]) -> tuple[str, ...]:
         with PieceWriter(target) as writer:
+            expiring = MemberExpiryWriter(writer, key)
             for piece in pieces:
-                writer.send([pack(b"SADD", key, *part) for part in chunks(elements_of(piece.content), 1)])
-        return ()
+                members = elements_of(piece.content)
+                writer.send([pack(b"SADD", key, *part) for part in chunks(members, 1)])
+                if piece.expiries:
+                    expiring.write(members, piece.expiries)
+        return expiring.lost
 
 
 class SetHasher:

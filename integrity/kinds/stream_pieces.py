@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from integrity.expiry import TIME_COMMAND, clock_ms
-from integrity.kinds.base import MalformedReply, plural
+from integrity.kinds.base import MalformedReply
 from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, ValueChanged, WriteRefused, ask
 from integrity.kinds.stream_reply import (
     after,
@@ -167,6 +167,8 @@ class _StreamWriter:
         self._placeholders: list[bytes] = []
         self._exists = False
         self._entries_done = False
+        self._entries_read: dict[bytes, int] = {}
+        """What each group was created with."""
         self._lost: list[str] = []
 
     def write(self, pieces: Iterable[Piece]) -> tuple[str, ...]:
@@ -198,6 +200,7 @@ class _StreamWriter:
                 self._write_group_part(piece.part, content)
         self._end_entries(began)
         self._finish()
+        self._check_entries_read()
 
     def _add_entries(self, entries: Sequence[Reply]) -> None:
         commands = []
@@ -274,6 +277,7 @@ class _StreamWriter:
         if isinstance(entries_read, int):
             reply = self._writer.try_command(*plain, b"ENTRIESREAD", b"%d" % entries_read)
             if not isinstance(reply, ErrorReply):
+                self._entries_read[name] = entries_read
                 return
             self._note("entries-read of its groups")
         self._writer.send([pack(*plain)])
@@ -293,6 +297,15 @@ class _StreamWriter:
             return
         self._set_last_id(plain)
 
+    def _check_entries_read(self) -> None:
+        """Dragonfly takes ENTRIESREAD and does not keep it."""
+        if not self._entries_read:
+            return
+        groups = reply_list(self._writer.try_command(b"XINFO", b"GROUPS", self._key), "groups")
+        kept = {table[b"name"]: table.get(b"entries-read") for table in map(reply_table, groups)}
+        if any(kept.get(name) != read for name, read in self._entries_read.items()):
+            self._note("entries-read of its groups")
+
     def _set_last_id(self, command: Sequence[bytes]) -> None:
         reply = self._writer.try_command(*command)
         if isinstance(reply, ErrorReply):
@@ -302,7 +315,7 @@ class _StreamWriter:
         """Name the counters that came out otherwise, where the target keeps them."""
         table = reply_table(self._target.exchange([pack(b"XINFO", b"STREAM", self._key)])[0])
         if table.get(b"entries-added", added) != added:
-            self._note(f"entries-added ({plural(added, 'entry')} on the source)")
+            self._note(f"entries-added ({added:,} on the source)")
         if table.get(b"max-deleted-entry-id", deleted) != deleted:
             self._note("max-deleted-entry-id")
 
