@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import sequence
 from flows.sequence import Outcome
 from integrity.progress import Progress
-from integrity.settings import ConflictPolicy, Settings, load_settings
+from integrity.settings import ConflictPolicy, ExtraPolicy, RuleSettings, Settings, load_settings
 
 T = TypeVar("T")
 
@@ -36,24 +36,63 @@ class MigrateParameters(BaseModel):
         None, description="fail, skip or replace on an existing target key"
     )
     snapshot: bool | None = Field(None, description="take a snapshot of the source first")
+    extra_keys: ExtraPolicy | None = Field(None, description="fail or allow keys that only the target has")
     databases: list[int] | None = Field(None, description="only these databases")
+    rules: RuleSettings | None = Field(
+        None,
+        description="which keys the run is about and where they go; what is left out stays as configured",
+    )
+    workers: int | None = Field(None, ge=1, le=64, description="processes that share copy and verify")
+    reconnect_seconds: float | None = Field(None, ge=0, description="how long to try a lost server again")
+    keys_per_second: int | None = Field(None, ge=1, description="no more keys than this")
+    bytes_per_second: int | str | None = Field(None, description="no more bytes than this, as 50MB or 1.5GiB")
     label: str | None = Field(None, description="free text kept with the run", max_length=200)
     config_file: Path | None = Field(
         None, description="another greenfly.toml than the one in the working folder"
     )
 
     def settings(self) -> Settings:
-        """Settings from file and environment where the flow runs, with these parameters over them."""
-        overrides: dict[str, object] = {}
-        if self.conflict is not None:
-            overrides["copy"] = {"conflict": self.conflict.value}
-        if self.snapshot is not None:
-            overrides["snapshot"] = {"enabled": self.snapshot}
-        if self.databases is not None:
-            overrides["databases"] = self.databases
-        if self.label is not None:
-            overrides["label"] = self.label
+        """Settings from file and environment where the flow runs, with these parameters over them.
+
+        :raises ConfigurationError: something in them cannot be used.
+        """
+        rules = self.rules.model_dump(mode="json", by_alias=True, exclude_unset=True) if self.rules else {}
+        overrides: dict[str, object] = {
+            "copy": _given(conflict=self.conflict.value if self.conflict else None),
+            "snapshot": _given(enabled=self.snapshot),
+            "verify": _given(extra_keys=self.extra_keys.value if self.extra_keys else None),
+            "rules": rules,
+            "throttle": _given(keys_per_second=self.keys_per_second, bytes_per_second=self.bytes_per_second),
+            **_given(
+                databases=self.databases,
+                workers=self.workers,
+                reconnect_seconds=self.reconnect_seconds,
+                label=self.label,
+            ),
+        }
         return load_settings(overrides, config_file=self.config_file).settings
+
+    @classmethod
+    def showing(cls, settings: Settings) -> Self:
+        """What of *settings* may be shown on Prefect's page: the parameters of a flow that gets them in memory."""
+        throttle, databases = settings.throttle, settings.databases
+        return cls(
+            conflict=settings.copying.conflict,
+            snapshot=settings.snapshot.enabled,
+            extra_keys=settings.verify.extra_keys,
+            databases=list(databases) if databases is not None else None,
+            rules=settings.rules,
+            workers=settings.workers,
+            reconnect_seconds=settings.reconnect_seconds,
+            keys_per_second=throttle.keys_per_second,
+            bytes_per_second=throttle.bytes_per_second,
+            label=settings.label,
+        )
+
+
+def _given(**values: object) -> dict[str, object]:
+    """*values* without what was not given."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class LogProgress(Progress):

@@ -7,7 +7,7 @@ each phase a task.  A report is written at the end of every run, also of one tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from integrity.repair import open_findings, repairable_run, servers_now
 from integrity.repair_plan import KeyPlan, RepairPlanner
 from integrity.settings import Settings
 from reports import ReportFiles, write_report
+from reports.queries import exceptions_by_rule
 
 T = TypeVar("T")
 
@@ -68,6 +69,8 @@ class Outcome:
     """Folder of the snapshot, where one was taken."""
     repairs: str | None = None
     """The run that this one repaired."""
+    exceptions: Mapping[str, int] = field(default_factory=dict)
+    """Rule id → findings that it excepts."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values."""
@@ -92,6 +95,7 @@ class Outcome:
                 }
                 for phase in self.phases
             ],
+            "exceptions": dict(self.exceptions),
             "findings": {state: dict(classes) for state, classes in self.findings.items()},
             "snapshot": self.snapshot,
             "repairs": self.repairs,
@@ -137,6 +141,10 @@ def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None)
         )
         for phase in ledger.phases(run.id)
     )
+    exceptions: dict[str, int] = {}
+    for (rule, _), count in exceptions_by_rule(ledger, run.id).items():
+        name = rule or "not recorded"
+        exceptions[name] = exceptions.get(name, 0) + count
     snapshot = next((a for a in ledger.artifacts(run.id) if a.kind == "header"), None)
     target = run.target or {}
     return Outcome(
@@ -153,6 +161,7 @@ def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None)
         report=report,
         snapshot=str(Path(snapshot.path).parent) if snapshot else None,
         repairs=run.parent_id,
+        exceptions=exceptions,
     )
 
 
@@ -163,10 +172,12 @@ def migrate(
     flow_run_id: str | None = None,
     *,
     resume: bool = False,
+    resume_if_any: bool = False,
 ) -> Outcome:
     """Check, snapshot, stream, verify, report.
 
     :param resume: go on with the newest run between the two servers that broke off while it copied.
+    :param resume_if_any: the same where there is one, else a new run; for schedules.
 
     :raises GreenflyError: the run broke off; it is recorded, and has a report where the ledger can be used.
     """
@@ -178,7 +189,16 @@ def migrate(
         step("stream", lambda: run.stream(servers))
         step("verify", lambda: run.verify(servers))
 
-    return _run(settings, RunKind.MIGRATE, progress, step, flow_run_id, phases, resume=resume)
+    return _run(
+        settings,
+        RunKind.MIGRATE,
+        progress,
+        step,
+        flow_run_id,
+        phases,
+        resume=resume,
+        resume_if_any=resume_if_any,
+    )
 
 
 def verify(
@@ -276,11 +296,12 @@ def _run(
     phases: Callable[[Run], None],
     *,
     resume: bool = False,
+    resume_if_any: bool = False,
     parent: models.Run | None = None,
 ) -> Outcome:
     ledger = open_ledger(settings)
     try:
-        if resume:
+        if resume or (resume_if_any and Run.broken_off(settings, ledger) is not None):
             run = Run.resume(settings, ledger, progress)
         else:
             run = Run.start(settings, ledger, kind, progress, flow_run_id, parent=parent)

@@ -13,8 +13,9 @@ from greenfly.exit_codes import ExitCode
 from integrity.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from flows.sequence import Outcome
+    from flows.sequence import NothingToRepair, Outcome
     from integrity.errors import GreenflyError
+    from integrity.repair_plan import KeyPlan
 
 _PLAIN_EVERY_SECONDS: Final = 5.0
 _LIVE_EVERY_SECONDS: Final = 0.1
@@ -130,7 +131,10 @@ def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> No
     lines = [""]
     if outcome.verdict is not None:
         lines += [_verdict_line(outcome.verdict.value, outcome.reason or "", colour), ""]
-    lines += [f"  run       {outcome.run_id}", f"  source    {outcome.source}"]
+    lines.append(f"  run       {outcome.run_id}")
+    if outcome.repairs:
+        lines.append(f"  repairs   run {outcome.repairs}")
+    lines.append(f"  source    {outcome.source}")
     if outcome.target:
         lines.append(f"  target    {outcome.target} ({outcome.target_engine})")
     for phase in outcome.phases:
@@ -140,10 +144,12 @@ def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> No
                 f"  {phase.name:<9} {phase.keys:,} keys, {human_bytes(phase.bytes)}, in {phase.seconds:.1f} s "
                 f"({rate:,.0f} keys/s)"
             )
+            lines += _copied_line(phase.detail)
     for state, classes in outcome.findings.items():
         if classes:
             named = ", ".join(f"{count:,} {name}" for name, count in sorted(classes.items()))
             lines.append(f"  findings  {named} ({state})")
+    lines += _rule_lines(outcome)
     if outcome.snapshot:
         lines.append(f"  snapshot  {outcome.snapshot}")
     if outcome.report:
@@ -151,11 +157,105 @@ def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> No
     sys.stdout.write("\n".join(lines) + "\n")
 
 
+def _rule_lines(outcome: Outcome) -> list[str]:
+    """What the rules left out, and the findings that they expect, where there are any."""
+    from reports.display import counted, plain_text
+
+    details = {phase.name: phase.detail for phase in outcome.phases}
+    lines = []
+    excluded = details.get("verify", details.get("stream", {})).get("excluded")
+    if isinstance(excluded, Mapping) and excluded:
+        by_rule = ", ".join(f"{count:,} by {plain_text(rule)}" for rule, count in _most_first(excluded))
+        lines.append(f"  left out  {counted(sum(excluded.values()), 'key')}: {by_rule}")
+    if outcome.exceptions:
+        by_rule = ", ".join(
+            f"{count:,} by rule {plain_text(rule)}" for rule, count in _most_first(outcome.exceptions)
+        )
+        lines.append(f"  expected  {by_rule}")
+    return lines
+
+
+def _copied_line(detail: Mapping[str, object]) -> list[str]:
+    """Keys that did not go the usual way, where there were any."""
+    ways = [
+        f"{count:,} {way}"
+        for name, way in (
+            ("rewritten", "written with typed commands"),
+            ("big", "too big to be read whole"),
+            ("relabelled", "taken under an older RDB version"),
+        )
+        if isinstance(count := detail.get(name), int) and count
+    ]
+    return [f"            {', '.join(ways)}"] if ways else []
+
+
+def _most_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
 def _verdict_line(verdict: str, reason: str, colour: bool) -> str:
     if not colour:
         return f"{verdict}: {reason}"
     shade = {"PASS": _GREEN, "PASS WITH EXCEPTIONS": _YELLOW, "FAIL": _RED}.get(verdict, _YELLOW)
     return f"{_BOLD}{shade}{verdict}{_RESET}: {reason}"
+
+
+def print_nothing_to_repair(nothing: NothingToRepair, *, as_json: bool) -> None:
+    """A repair that was not begun, on stdout."""
+    if as_json:
+        print_json(nothing.to_dict() | {"exit_code": int(ExitCode.OK)})
+    else:
+        sys.stdout.write(nothing.text + "\n")
+
+
+class RepairPlanPrinter:
+    """What a repair would do, one line a finding, as it is found out; with ``--json`` one object at the end."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._plan: list[dict[str, object]] = []
+        self._counts: dict[str, int] = {}
+
+    def add(self, plan: KeyPlan) -> None:
+        """Take in what would be done about one key."""
+        from reports.display import key_text
+
+        for finding in plan.findings:
+            self._counts[plan.intent.value] = self._counts.get(plan.intent.value, 0) + 1
+            key = key_text(finding.key)
+            if self._as_json:
+                self._plan.append(
+                    {
+                        "class": finding.finding_class.value,
+                        "database": finding.database,
+                        "key": {"text": key, "hex": finding.key.hex()},
+                        "do": plan.intent.value,
+                        "why": plan.why,
+                    }
+                )
+            else:
+                sys.stdout.write(
+                    f"{plan.intent.value:<15}  {finding.finding_class.value:<12}  db {finding.database:<2}  {key}  "
+                    f"({plan.why})\n"
+                )
+
+    def finish(self, run_id: str) -> None:
+        """Print the sum; *run_id* is the run that would be repaired."""
+        if self._as_json:
+            print_json(
+                {
+                    "repairs": run_id,
+                    "dry_run": True,
+                    "plan": self._plan,
+                    "counts": self._counts,
+                    "exit_code": int(ExitCode.OK),
+                }
+            )
+            return
+        named = ", ".join(f"{count:,} {intent}" for intent, count in self._counts.items())
+        sys.stdout.write(
+            f"Run {run_id}: {named or 'no open finding, so nothing to repair'}. Nothing was written.\n"
+        )
 
 
 def print_error(error: GreenflyError, exit_code: ExitCode, *, as_json: bool) -> None:

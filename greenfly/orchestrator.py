@@ -120,7 +120,7 @@ def run_migrate_flow(settings: Settings, progress: Progress) -> Outcome:
 
         with in_this_process(settings, progress) as outcomes:
             try:
-                migrate_flow(MigrateParameters(label=settings.label))
+                migrate_flow(MigrateParameters.showing(settings))
             except (PrefectException, HTTPError, RuntimeError) as error:
                 raise OrchestratorFailed(
                     f"Prefect could not run the flow ({type(error).__name__}: {error}).",

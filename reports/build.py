@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from typing import Final, Literal
 from integrity.ledger import Ledger
 from integrity.ledger.models import (
     Artifact,
-    Event,
     FindingClass,
     FindingState,
     Measurement,
@@ -21,16 +19,19 @@ from integrity.ledger.models import (
     Tally,
 )
 from reports import facts
+from reports.course import build_copy, build_incidents, build_ranges
+from reports.events import event_view
+from reports.exceptions import group_exceptions
 from reports.facts import Facts, masked_text
 from reports.findings import CLASS_MEANING
-from reports.judgement import LIMITS, Evidence, judge
+from reports.judgement import Evidence, judge
+from reports.limits import limits_of
 from reports.model import (
     Amount,
     ArtifactView,
     CountRow,
     Coverage,
     EndpointView,
-    EventView,
     ExpiryView,
     FindingCount,
     FingerprintRow,
@@ -40,6 +41,10 @@ from reports.model import (
     RunReport,
     Sample,
 )
+from reports.queries import exceptions_by_rule
+from reports.repairs import build_repairs
+from reports.rules import RulesView, build_rules
+from reports.throttle import build_throttle
 
 REPORT_ARTIFACTS: Final = frozenset({"report-html", "report-json", "findings-csv"})
 """A report cannot hold its own hash, and one that is written again replaces these files: they are not listed."""
@@ -57,25 +62,36 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
     phases = ledger.phases(run.id)
     details: dict[PhaseName, Facts] = {phase.name: phase.detail for phase in phases}
     chain = ledger.chain_state()
+    timeline = tuple(map(event_view, ledger.events(run.id)))
+    rules = build_rules(run.settings, details)
+    stream = details.get(PhaseName.STREAM)
     evidence = Evidence(
         run=run,
         now=now,
         source=_endpoint("source", run),
         target=_endpoint("target", run),
         phases=tuple((phase.name, phase.state) for phase in phases),
-        coverage=_coverage(phases, details),
+        coverage=_coverage(phases, details, rules),
         fingerprints=_fingerprints(details),
         finding_counts=_finding_counts(ledger.finding_counts(run.id)),
         chain=chain,
+        repairs=build_repairs(ledger, run, details.get(PhaseName.REPAIR, {})),
     )
     verify = details.get(PhaseName.VERIFY, {})
     return RunReport(
         verdict=judge(evidence),
         coverage=evidence.coverage,
+        rules=rules,
+        exceptions=group_exceptions(exceptions_by_rule(ledger, run.id)),
+        repairs=evidence.repairs,
         run=_identity(run),
         source=evidence.source,
         target=evidence.target,
         phases=_phases(phases, ledger.measurements(run.id)),
+        copy=build_copy(stream, rules.stream_left_out),
+        ranges=build_ranges(ledger.checkpoints(run.id)),
+        throttle=build_throttle(tuple(details.items())),
+        incidents=build_incidents(timeline),
         counts=_counts(ledger.tallies(run.id)),
         fingerprints=evidence.fingerprints,
         expiry=ExpiryView(
@@ -88,9 +104,14 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
             _artifact(row) for row in ledger.artifacts(run.id) if row.kind not in REPORT_ARTIFACTS
         ),
         configuration=facts.masked_table(run.settings),
-        timeline=tuple(map(_event, ledger.events(run.id))),
+        timeline=timeline,
         integrity=IntegrityView(
-            chain.intact, chain.events, chain.head, chain.broken_at, chain.problem, limits=LIMITS
+            chain.intact,
+            chain.events,
+            chain.head,
+            chain.broken_at,
+            chain.problem,
+            limits=limits_of(run, evidence.coverage, rules, evidence.source),
         ),
         generated_at=now,
     )
@@ -100,12 +121,14 @@ def _identity(run: Run) -> RunIdentity:
     return RunIdentity(
         run_id=run.id,
         kind=run.kind,
+        parent_id=run.parent_id,
         label=masked_text(run.label) if run.label is not None else None,
         version=run.version,
         operator=masked_text(run.operator),
         host=masked_text(run.host),
         flow_run_id=masked_text(run.flow_run_id) if run.flow_run_id is not None else None,
         checksum_definition=run.checksum_definition,
+        workers=facts.integer(run.settings, "workers"),
         started_at=run.started_at,
         ended_at=run.ended_at,
         seconds=(run.ended_at - run.started_at).total_seconds() if run.ended_at else None,
@@ -126,6 +149,8 @@ def _endpoint(role: Literal["source", "target"], run: Run) -> EndpointView | Non
         if number.isdecimal()
         and (keys := facts.integer(facts.table(identity, "databases"), number)) is not None
     }
+    seen = facts.text(identity, "address")
+    named = masked_text(address) if address else None
     note = None
     if role == "target" and engine is not None and engine != "dragonfly":
         note = f"The target is {title}, not a Dragonfly: this run rehearses the pipeline with a stand-in."
@@ -133,7 +158,8 @@ def _endpoint(role: Literal["source", "target"], run: Run) -> EndpointView | Non
         note = f"The {role} was not identified; it may not have been reached."
     return EndpointView(
         role=role,
-        address=facts.text(identity, "address") or (masked_text(address) if address else None),
+        address=named or seen,
+        read_from=seen if role == "source" and seen != named else None,
         engine=engine,
         version=version,
         title=title,
@@ -149,7 +175,7 @@ def _endpoint(role: Literal["source", "target"], run: Run) -> EndpointView | Non
     )
 
 
-def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts]) -> Coverage | None:
+def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts], rules: RulesView) -> Coverage | None:
     verify = next((phase for phase in phases if phase.name is PhaseName.VERIFY), None)
     if verify is None:
         return None
@@ -159,6 +185,8 @@ def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts]) -> Cover
         source_keys=facts.integer(compared, "source_keys"),
         compared=facts.integer(compared, "compared"),
         equal=facts.integer(compared, "equal"),
+        big=facts.integer(compared, "big"),
+        left_out=rules.verify_left_out,
         vanished=facts.integer(compared, "vanished"),
         skipped=facts.integer(streamed, "skipped"),
         refused=facts.integer(streamed, "refused"),
@@ -166,8 +194,10 @@ def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts]) -> Cover
         target_keys=facts.integer(compared, "target_keys"),
         target_scanned=facts.integer(compared, "target_scanned"),
         extra=facts.integer(compared, "extra"),
+        out_of_scope=rules.out_of_scope,
         rechecks=facts.integer(compared, "rechecks"),
         settled=facts.integer(compared, "settled"),
+        field_expiries=facts.truth(compared, "field_expiries"),
     )
 
 
@@ -248,20 +278,3 @@ def _finding_counts(counts: dict[tuple[FindingClass, FindingState], int]) -> tup
 
 def _artifact(row: Artifact) -> ArtifactView:
     return ArtifactView(masked_text(row.kind), masked_text(row.path), row.size, row.sha256, row.created_at)
-
-
-def _event(row: Event) -> EventView:
-    try:
-        payload = json.loads(row.payload)
-    except json.JSONDecodeError:
-        payload = None
-    # A payload that is no table was changed outside Greenfly; the chain says so, the report still shows it.
-    known: Facts = payload if isinstance(payload, dict) else {"payload": row.payload}
-    return EventView(
-        row.sequence,
-        masked_text(row.at),
-        masked_text(row.actor),
-        masked_text(row.kind),
-        facts.masked_table(known),
-        row.hash,
-    )

@@ -27,6 +27,7 @@ _PATTERNS: Final = {
     FindingState.OPEN: "solid",
     FindingState.EXCEPTION: "hatched",
     FindingState.SETTLED: "outlined",
+    FindingState.REPAIRED: "dotted",
 }
 
 
@@ -179,18 +180,12 @@ def _svg(shape: str, name: str, height: int, title: str, description: str) -> El
     SubElement(svg, "title", {"id": f"{identifier}-title"}).text = title
     SubElement(svg, "desc", {"id": f"{identifier}-desc"}).text = description
     if name == "findings":
-        pattern = SubElement(
-            SubElement(svg, "defs"),
-            "pattern",
-            {
-                "id": "hatch",
-                "width": "6",
-                "height": "6",
-                "patternUnits": "userSpaceOnUse",
-                "patternTransform": "rotate(45)",
-            },
-        )
-        SubElement(pattern, "rect", {"width": "2.5", "height": "6", "class": "solid"})
+        size = {"width": "6", "height": "6", "patternUnits": "userSpaceOnUse"}
+        defs = SubElement(svg, "defs")
+        hatch = SubElement(defs, "pattern", {"id": "hatch", **size, "patternTransform": "rotate(45)"})
+        SubElement(hatch, "rect", {"width": "2.5", "height": "6", "class": "solid"})
+        dots = SubElement(defs, "pattern", {"id": "dots", **size})
+        SubElement(dots, "circle", {"cx": "3", "cy": "3", "r": "1.3", "class": "solid"})
     return svg
 
 

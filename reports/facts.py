@@ -27,6 +27,12 @@ def number(facts: Facts, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def truth(facts: Facts, name: str) -> bool | None:
+    """Yes or no, or None where neither is recorded."""
+    value = facts.get(name)
+    return value if isinstance(value, bool) else None
+
+
 def text(facts: Facts, name: str) -> str | None:
     """A text, masked, or None where there is none."""
     value = facts.get(name)

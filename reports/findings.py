@@ -20,12 +20,16 @@ CLASS_MEANING: Final[dict[FindingClass, str]] = {
     FindingClass.REFUSED: "The target did not accept the key during the copy.",
     FindingClass.SKIPPED: "The conflict policy kept the value that the target already had.",
     FindingClass.UNREADABLE: "One side could not be read, or the type is not known; the key was not compared.",
+    FindingClass.NOT_CARRIED: "Copied by typed commands, which could not carry everything; the detail says what.",
+    FindingClass.FIELD_EXPIRY: "A field of the hash expires at another time.",
+    FindingClass.COLLISION: "Two keys of the source map to the same key of the target.",
 }
 
 STATE_MEANING: Final[dict[FindingState, str]] = {
     FindingState.OPEN: "counts against the verdict",
-    FindingState.EXCEPTION: "covered by a rule that the operator set",
+    FindingState.EXCEPTION: "expected under a rule of the run, which is named",
     FindingState.SETTLED: "a later look found the key equal; kept for the record",
+    FindingState.REPAIRED: "a repair run made both sides equal since",
 }
 
 
@@ -53,6 +57,8 @@ class FindingView:
 
     finding_class: FindingClass
     state: FindingState
+    rule: str | None
+    """Under which it is an exception."""
     database: int
     key: bytes
     source: Side
@@ -61,6 +67,11 @@ class FindingView:
     first_seen_at: datetime
     last_seen_at: datetime
     times_seen: int
+
+    @property
+    def age_seconds(self) -> float:
+        """From when it was first seen to when it was last seen, or changed its state."""
+        return max(0.0, (self.last_seen_at - self.first_seen_at).total_seconds())
 
     @property
     def expiry_drift_ms(self) -> int | None:
@@ -76,6 +87,7 @@ def view(row: Finding) -> FindingView:
     return FindingView(
         finding_class=row.finding_class,
         state=row.state,
+        rule=masked_text(row.rule) if row.rule is not None else None,
         database=row.database,
         key=row.key,
         source=_side(row.source_kind, row.source_digest, row.source_expiry_ms, row.source_size),
@@ -104,7 +116,7 @@ def all_findings(ledger: Ledger, run_id: str, page: int = 1_000) -> Iterator[Fin
 def first_findings(
     ledger: Ledger, run_id: str, finding_class: FindingClass, limit: int
 ) -> Iterator[FindingView]:
-    """The first *limit* findings of a class: those that count, then exceptions, then settled ones."""
+    """The first *limit* findings of a class: those that count, then exceptions, settled and repaired ones."""
     left = limit
     for state in STATE_MEANING:
         rows = ledger.findings(run_id, state=state, classes=[finding_class], limit=left) if left else []

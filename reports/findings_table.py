@@ -21,6 +21,7 @@ from reports.findings import FindingView, Side
 COLUMNS: Final = (
     "class",
     "state",
+    "rule",
     "database",
     "key_text",
     "key_hex",
@@ -32,6 +33,7 @@ COLUMNS: Final = (
     "detail",
     "first_seen_at",
     "last_seen_at",
+    "age_seconds",
     "times_seen",
 )
 CHUNK: Final = 5_000
@@ -70,6 +72,7 @@ def _row(finding: FindingView) -> tuple[str, ...]:
     return (
         finding.finding_class.value,
         finding.state.value,
+        safe_text(finding.rule or ""),
         str(finding.database),
         safe_key_text(finding.key),
         finding.key.hex(),
@@ -78,6 +81,7 @@ def _row(finding: FindingView) -> tuple[str, ...]:
         safe_text(finding.detail),
         finding.first_seen_at.isoformat(),
         finding.last_seen_at.isoformat(),
+        f"{finding.age_seconds:.3f}",
         str(finding.times_seen),
     )
 

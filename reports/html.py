@@ -7,26 +7,51 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from integrity.ledger import Ledger
-from integrity.ledger.models import FindingClass, FindingState
+from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from reports import display
 from reports.charts import findings_by_class, keys_by_type, throughput
-from reports.facts import flatten
+from reports.course import CopyView
+from reports.events import EventView
+from reports.facts import Facts, flatten, integer, number
 from reports.findings import STATE_MEANING, FindingView, Side, first_findings
-from reports.model import Amount, CountRow, EventView, FindingCount, PhaseView, RunReport
+from reports.model import Amount, CountRow, Coverage, FindingCount, PhaseView, RunReport
+from reports.repairs import ACTION_MEANING, all_repairs
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 FINDINGS_PER_CLASS: Final = 2_000
+REPAIRS_SHOWN: Final = 2_000
+INCIDENTS_SHOWN: Final = 100
 KEY_BYTES_SHOWN: Final = 1_000
 """Of a longer key the beginning is shown; the JSON and CSV files hold it whole."""
+
+
+_SECTIONS: Final = {
+    "coverage": "Coverage",
+    "rules": "Rules",
+    "exceptions": "Expected differences and exceptions",
+    "repairs": "Repairs",
+    "run": "The run",
+    "endpoints": "Source and target",
+    "phases": "Phases",
+    "course": "How it went",
+    "counts": "Counts by database and type",
+    "fingerprints": "Fingerprints",
+    "expiry": "Expiries",
+    "findings": "Findings",
+    "artifacts": "Files",
+    "configuration": "Configuration",
+    "timeline": "Timeline",
+    "integrity": "Integrity and limits",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +76,20 @@ def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str,
     template = _environment().get_template("report.html.jinja")
     stream = template.stream(
         report=report,
+        sections={
+            name: title
+            for name, title in _SECTIONS.items()
+            if name != "repairs" or report.repairs is not None
+        },
         throughputs=tuple(map(throughput, report.phases)),
         types=keys_by_type(report.counts),
         classes=findings_by_class(report.finding_counts),
         totals=_totals(report.counts),
         finding_classes=(_finding_class(ledger, report, row) for row in report.finding_counts),
-        limit=FINDINGS_PER_CLASS,
+        repair_rows=all_repairs(ledger, report.run.run_id, REPAIRS_SHOWN),
+        action_meaning=ACTION_MEANING,
+        repairs_shown=REPAIRS_SHOWN,
+        incidents_shown=INCIDENTS_SHOWN,
         state_meaning=STATE_MEANING,
         open_findings=sum(row.by_state.get(FindingState.OPEN, 0) for row in report.finding_counts),
         json_name=json_name,
@@ -92,6 +125,8 @@ def _environment() -> Environment:
         told=told,
         groups=groups,
         event_time=event_time,
+        milliseconds=milliseconds,
+        waited=waited,
         more_detail=more_detail,
         words=lambda name: str(name).replace("_", " "),
     )
@@ -100,6 +135,8 @@ def _environment() -> Environment:
         percent=display.percent,
         counted=display.counted,
         side_fate=side_fate,
+        said_of=said_of,
+        pace_limits=pace_limits,
         drift=drift,
     )
     environment.tests["same_keys"] = same_keys
@@ -132,9 +169,50 @@ def side_fate(finding: FindingView, side: Side, role: str) -> str | None:
 def drift(finding: FindingView) -> str | None:
     """How far apart two expiries are, in words."""
     apart = finding.expiry_drift_ms
-    if apart is None or apart == 0:
+    if not apart or f"{abs(apart):,} ms" in finding.detail:
         return None
     return f"The target's expiry is {abs(apart):,} ms {'later' if apart > 0 else 'earlier'}."
+
+
+def said_of(finding: FindingView) -> str:
+    """The finding's detail as a sentence, without the rule, which is shown beside it."""
+    text = finding.detail.removesuffix(f" (rule {finding.rule})")
+    return f"{text[:1].upper()}{text[1:]}{'' if text[-1:] in ('.', '!', '?') else '.'}" if text else ""
+
+
+def milliseconds(value: float | None) -> str:
+    """``0.21 ms``, ``12.3 ms``, ``1,234 ms``."""
+    if value is None:
+        return display.UNKNOWN
+    return f"{value:,.2f} ms" if value < 10 else f"{value:,.1f} ms" if value < 100 else f"{value:,.0f} ms"
+
+
+def waited(reasons: Mapping[str, float]) -> str:
+    """What a phase waited for, and how long."""
+    return (
+        "; ".join(f"{reason}: {display.duration(seconds)}" for reason, seconds in reasons.items())
+        or "nothing"
+    )
+
+
+def pace_limits(configuration: Facts) -> str | None:
+    """The limits that the run was started with, in a sentence; None where the settings name none."""
+    settings = configuration.get("throttle")
+    if not isinstance(settings, dict):
+        return None
+    latency = number(settings, "max_latency_ms")
+    parts = (
+        f"no server more than {latency:g} ms later than when it was quiet"
+        if settings.get("enabled") is True and latency is not None
+        else "no limit on latency (it was not measured)",
+        "no cap on keys"
+        if (keys := integer(settings, "keys_per_second")) is None
+        else f"{display.count(keys)} keys a second",
+        "no cap on bytes"
+        if (size := integer(settings, "bytes_per_second")) is None
+        else f"{display.size(size)} a second",
+    )
+    return f"Limits that the run was started with: {', '.join(parts)}."
 
 
 def same_keys(row: CountRow) -> bool:
@@ -171,13 +249,25 @@ def told(event: EventView) -> str:
     return " · ".join(f"{name}: {shown}" for name, shown in flatten(known))
 
 
-_SHOWN_ELSEWHERE: Final = re.compile(r"(?:fingerprints\..*|seconds|client_cpu_seconds)")
+_SHOWN_ELSEWHERE: Final = re.compile(
+    r"(?:client_cpu_)?seconds|(?:fingerprints|throttle|excluded|rules|outcomes)(?:\..*)?"
+)
+_IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
+    PhaseName.STREAM: frozenset(field.name for field in fields(CopyView)) - {"batches"},
+    PhaseName.REPAIR: frozenset({"repairs", "still_open", "findings"}),
+    PhaseName.VERIFY: frozenset(
+        (*(field.name for field in fields(Coverage)), "expiry_tolerance_ms", "max_expiry_drift_ms")
+    ),
+}
 
 
 def more_detail(phase: PhaseView) -> tuple[tuple[str, str], ...]:
-    """What a phase recorded that no other table shows."""
+    """What a phase recorded that no other section shows."""
+    elsewhere = _IN_OTHER_SECTIONS.get(phase.name, frozenset())
     return tuple(
-        (name, shown) for name, shown in flatten(phase.detail) if not _SHOWN_ELSEWHERE.fullmatch(name)
+        (name, shown)
+        for name, shown in flatten(phase.detail)
+        if name not in elsewhere and not _SHOWN_ELSEWHERE.fullmatch(name)
     )
 
 

@@ -17,6 +17,7 @@ from integrity.ledger.models import (
     FindingState,
     PhaseName,
     PhaseState,
+    RepairAction,
     Run,
     RunKind,
     RunState,
@@ -25,20 +26,7 @@ from integrity.ledger.models import (
 from reports.display import counted, moment
 from reports.facts import masked_text
 from reports.model import Coverage, EndpointView, FindingCount, FingerprintRow, Tone, VerdictView
-
-LIMITS: Final = (
-    "Checksums: XXH3 finds accidents, not adversaries. Someone who can choose values can make two different ones with "
-    "the same digest.",
-    "Audit chain: it shows that an event was changed, removed or moved. A bare chain cannot show that its newest "
-    "events were cut off; keep the head hash elsewhere to notice that.",
-    "Snapshot: it is read with SCAN. If the source was written to meanwhile, it is not a point in time: each batch is "
-    "consistent in itself, two batches can be from different moments.",
-    "Live sources: a verdict speaks about the moments at which the keys were read. What was written later is not "
-    "covered.",
-    "Streams: idle times of consumers and pending entries, and the groups' entries-read counters, are not compared.",
-    "Hashes: expiries of single fields are not compared.",
-    "Expiries: they are compared as absolute times, with the tolerance stated above.",
-)
+from reports.repairs import RepairsView
 
 _TONES: Final[dict[Verdict, Tone]] = {
     Verdict.PASS: "pass",
@@ -48,11 +36,11 @@ _TONES: Final[dict[Verdict, Tone]] = {
 }
 _MEANINGS: Final[dict[Verdict, str]] = {
     Verdict.PASS: "Every key that was compared is the same on both sides.",
-    Verdict.PASS_WITH_EXCEPTIONS: "The only differences are those that a rule of the operator allows.",
+    Verdict.PASS_WITH_EXCEPTIONS: "The only differences are those that a rule of this run expects.",
     Verdict.FAIL: "The two sides differ.",
     Verdict.INCONCLUSIVE: "Nothing is proven either way. This is not a pass, and it is not proof of a loss.",
 }
-_OF_THE_COPY: Final = (FindingClass.REFUSED, FindingClass.SKIPPED)
+_OF_THE_COPY: Final = (FindingClass.REFUSED, FindingClass.SKIPPED, FindingClass.NOT_CARRIED)
 """What happened while copying.  Whether the key is equal in the end is the comparison's business."""
 _PASSES: Final = (Verdict.PASS, Verdict.PASS_WITH_EXCEPTIONS)
 
@@ -70,6 +58,7 @@ class Evidence:
     fingerprints: tuple[FingerprintRow, ...]
     finding_counts: tuple[FindingCount, ...]
     chain: ChainState
+    repairs: RepairsView | None = None
 
     def found(self, state: FindingState, *, of_the_copy: bool = False) -> int:
         """Findings in one state: those of the comparison, or those of the copy."""
@@ -118,20 +107,24 @@ def _without_verdict(evidence: Evidence) -> str:
 
 def _contradictions(evidence: Evidence) -> Iterator[str]:
     run, coverage = evidence.run, evidence.coverage
-    opened = evidence.found(FindingState.OPEN)
+    opened, repairs = evidence.found(FindingState.OPEN), evidence.repairs
     if not evidence.chain.intact:
         yield (
             f"The audit chain is broken at event {evidence.chain.broken_at}: {evidence.chain.problem}. The ledger was "
             "changed outside Greenfly or is damaged; do not rely on this report."
         )
-    if run.verdict is Verdict.FAIL and not opened:
+    # A repair does not change the verdict of the run that it repairs; and what it could not repair is its own FAIL.
+    explained = repairs is not None and (repairs.runs or RepairAction.NOT_REPAIRED in repairs.actions)
+    if run.verdict is Verdict.FAIL and not opened and not explained:
         yield "The verdict is FAIL, but no open finding is recorded."
     if run.verdict not in _PASSES:
         return
     said = f"The verdict is {run.verdict.value}, but"
     if run.state is not RunState.FINISHED:
         yield f"{said} the run is {run.state.value}, not finished."
-    if coverage is None or not coverage.compared:
+    if run.kind is RunKind.REPAIR:
+        yield from _repair_contradictions(run.verdict, repairs)
+    elif coverage is None or not coverage.compared:
         yield f"{said} no key was compared."
     for name, state in evidence.phases:
         if state is PhaseState.FAILED:
@@ -148,12 +141,24 @@ def _contradictions(evidence: Evidence) -> Iterator[str]:
                 yield f"{said} the fingerprints of database {row.database} differ, and no key changed meanwhile."
 
 
+def _repair_contradictions(verdict: Verdict, repairs: RepairsView | None) -> Iterator[str]:
+    said = f"The verdict is {verdict.value}, but"
+    if repairs is None or not repairs.total:
+        yield f"{said} the ledger holds nothing that this repair did."
+    elif verdict is Verdict.PASS and (left := repairs.actions.get(RepairAction.NOT_REPAIRED, 0)):
+        # Under PASS WITH EXCEPTIONS these can be findings that a rule expects.
+        yield f"{said} {counted(left, 'finding')} {'was' if left == 1 else 'were'} not repaired."
+
+
 def _notes(evidence: Evidence) -> Iterator[str]:
     source, target, coverage = evidence.source, evidence.target, evidence.coverage
     if target is not None and target.note is not None:
         yield target.note
     if source is not None and source.note is not None:
         yield source.note
+    if source is not None and source.read_from is not None:
+        yield f"The keys were read from {source.read_from}, a replica of the source."
+    yield from _repair_notes(evidence.repairs)
     if (
         source is not None
         and target is not None
@@ -170,10 +175,28 @@ def _notes(evidence: Evidence) -> Iterator[str]:
             "listed below. The comparison came later and found no open difference in these keys."
         )
     if coverage is not None and coverage.source_keys and coverage.compared is not None:
-        met = coverage.compared + (coverage.vanished or 0) + (coverage.unreadable or 0)
+        met = coverage.compared + sum(
+            number or 0 for number in (coverage.vanished, coverage.unreadable, coverage.left_out)
+        )
         if met < coverage.source_keys:
             yield (
                 f"The source counted {counted(coverage.source_keys, 'key')} when the comparison began; "
                 f"{coverage.source_keys - met:,} of them were not met. The count includes expired keys that linger and "
                 "keys that were deleted before they were read."
             )
+
+
+def _repair_notes(repairs: RepairsView | None) -> Iterator[str]:
+    if repairs is None:
+        return
+    if repairs.of is not None:
+        yield (
+            f"This run repairs run {repairs.of}. Its verdict is about the keys that run found to differ, and about no "
+            "others."
+        )
+    for repair in repairs.runs:
+        came_to = repair.verdict.value if repair.verdict is not None else f"{repair.state.value}, no verdict"
+        yield (
+            f"Run {repair.run_id} has repaired this run since, or tried to; its verdict: {came_to}. The verdict above "
+            "is what this run itself found."
+        )

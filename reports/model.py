@@ -20,6 +20,12 @@ from integrity.ledger.models import (
     RunState,
     Verdict,
 )
+from reports.course import CopyView, IncidentsView, RangesRow
+from reports.events import EventView
+from reports.exceptions import ExceptionGroup
+from reports.repairs import RepairsView
+from reports.rules import RulesView
+from reports.throttle import ThrottleView
 
 Tone = Literal["pass", "exceptions", "fail", "inconclusive", "none"]
 """Five looks that differ in word, symbol and frame, not only in colour."""
@@ -52,6 +58,10 @@ class Coverage:
     source_keys: int | None
     compared: int | None
     equal: int | None
+    big: int | None
+    """Compared in pieces."""
+    left_out: int | None
+    """Keys of the source that the run's rules left out of the comparison."""
     vanished: int | None
     skipped: int | None
     refused: int | None
@@ -59,8 +69,12 @@ class Coverage:
     target_keys: int | None
     target_scanned: int | None
     extra: int | None
+    out_of_scope: int | None
+    """Keys of the target that only keys outside the run's rules could have become."""
     rechecks: int | None
     settled: int | None
+    field_expiries: bool | None
+    """Whether the expiries of single hash fields were compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +83,16 @@ class RunIdentity:
 
     run_id: str
     kind: RunKind
+    parent_id: str | None
+    """The run that this one repairs."""
     label: str | None
     version: str
     operator: str
     host: str
     flow_run_id: str | None
     checksum_definition: str
+    workers: int | None
+    """Processes that shared copy and verify."""
     started_at: datetime
     ended_at: datetime | None
     seconds: float | None
@@ -86,6 +104,8 @@ class EndpointView:
 
     role: Literal["source", "target"]
     address: str | None
+    read_from: str | None
+    """The replica that was read instead, where there was one; everything below is about that one."""
     engine: str | None
     version: str | None
     title: str | None
@@ -196,18 +216,6 @@ class ArtifactView:
 
 
 @dataclass(frozen=True, slots=True)
-class EventView:
-    """One audit event."""
-
-    sequence: int
-    at: str
-    actor: str
-    kind: str
-    payload: Mapping[str, object]
-    hash: str
-
-
-@dataclass(frozen=True, slots=True)
 class IntegrityView:
     """How far the record itself can be trusted."""
 
@@ -227,10 +235,19 @@ class RunReport:
     verdict: VerdictView
     coverage: Coverage | None
     """None where no verification began."""
+    rules: RulesView
+    exceptions: tuple[ExceptionGroup, ...]
+    repairs: RepairsView | None
+    """None where the run neither repairs another nor was repaired."""
     run: RunIdentity
     source: EndpointView | None
     target: EndpointView | None
     phases: tuple[PhaseView, ...]
+    copy: CopyView | None
+    """None where nothing was to be copied."""
+    ranges: tuple[RangesRow, ...]
+    throttle: tuple[ThrottleView, ...]
+    incidents: IncidentsView
     counts: tuple[CountRow, ...]
     fingerprints: tuple[FingerprintRow, ...]
     expiry: ExpiryView | None

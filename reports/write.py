@@ -40,6 +40,7 @@ def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
     from reports.findings_table import write_csv
     from reports.html import write_html
     from reports.json_report import write_json
+    from reports.repairs import all_repairs
 
     report = build_report(ledger, run_id)
     run = report.run.run_id
@@ -50,7 +51,11 @@ def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
             files.html,
             lambda path: write_html(ledger, report, path, json_name=JSON_NAME, csv_name=CSV_NAME),
         ),
-        ("report-json", files.json, lambda path: write_json(report, all_findings(ledger, run, PAGE), path)),
+        (
+            "report-json",
+            files.json,
+            lambda path: write_json(report, all_findings(ledger, run, PAGE), all_repairs(ledger, run), path),
+        ),
         ("findings-csv", files.csv, lambda path: write_csv(all_findings(ledger, run, PAGE), path)),
     )
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for _, path, _ in writers}

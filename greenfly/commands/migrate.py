@@ -29,6 +29,14 @@ Resume = Annotated[
         rich_help_panel=o.RUNNING,
     ),
 ]
+ResumeIfAny = Annotated[
+    bool,
+    typer.Option(
+        "--resume-if-any",
+        help="Go on with a run that broke off if there is one, else start one; for schedules.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
 Extra = Annotated[
     bool | None,
     typer.Option(
@@ -42,6 +50,7 @@ def migrate(
     target: o.Target = None,
     conflict: Conflict = None,
     resume: Resume = False,
+    resume_if_any: ResumeIfAny = False,
     take_snapshot: TakeSnapshot = None,
     allow_extra: Extra = None,
     databases: o.Databases = None,
@@ -97,4 +106,7 @@ def migrate(
             **o.pace_overrides(workers, replica, reconnect, keys_per_second, bytes_per_second),
         },
     )
-    finish(sequence.migrate(loaded.settings, make_progress(quiet=quiet), resume=resume), as_json=as_json)
+    outcome = sequence.migrate(
+        loaded.settings, make_progress(quiet=quiet), resume=resume, resume_if_any=resume_if_any
+    )
+    finish(outcome, as_json=as_json)

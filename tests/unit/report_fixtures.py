@@ -19,13 +19,14 @@ from integrity.ledger.models import (
     Phase,
     PhaseName,
     PhaseState,
+    RepairAction,
     Run,
     RunKind,
     RunState,
     Verdict,
 )
-from integrity.ledger.store import NewFinding
-from integrity.settings import EndpointSettings, Settings
+from integrity.ledger.store import CheckpointState, NewFinding, NewRepair
+from integrity.settings import EndpointSettings, RuleSettings, Settings
 
 PASSWORD = "hunter2-Sesame"
 
@@ -319,3 +320,192 @@ def inconclusive(ledger: Ledger, state_dir: Path) -> str:
 def empty(ledger: Ledger, state_dir: Path) -> str:
     """A run that only began."""
     return ledger.start_run(RunKind.MIGRATE, Settings(state_dir=state_dir)).id
+
+
+RULES = RuleSettings.model_validate(
+    {
+        "include": ["user:*", "<b>cart</b>:*"],
+        "exclude": ["*:tmp"],
+        "exclude_types": ["json"],
+        "include_types": ["string", "hash"],
+        "max_bytes": 500_000,
+        "databases": {"3": 0},
+        "rename": ["old:=new:", "cut:="],
+    }
+)
+EXCLUDED = {
+    "include": 40,
+    "exclude *:tmp": 30,
+    "type ReJSON-RL": 4,
+    "type stream": 3,
+    "type <i>zset": 2,
+    "max_bytes": 1,
+}
+"""Rule → keys, as a phase counts them: 80 in all."""
+
+
+def throttle(
+    *, waited: dict[str, float], late: int, smallest: int, last: int, quiet: float, mean: float, samples: int
+) -> dict[str, object]:
+    """What one process tells about what held it back."""
+    return {
+        "waited_seconds": waited,
+        "late": {"source": late} if late else {},
+        "batch_keys": {"smallest": smallest, "last": last},
+        "longest_pause_ms": 16 * late,
+        "latency_ms": {
+            "source": {"quiet": quiet, "mean": mean, "worst": 9 * mean, "samples": samples, "lost": 1},
+            "target": {"quiet": None, "mean": None, "worst": None, "samples": 0, "lost": 0},
+        },
+    }
+
+
+WORKERS = {
+    "workers": [
+        throttle(
+            waited={"paused": 2.0, "cap on keys": 1.5},
+            late=2,
+            smallest=125,
+            last=500,
+            quiet=0.2,
+            mean=1.0,
+            samples=10,
+        ),
+        throttle(
+            waited={"cap on keys": 4.0}, late=1, smallest=250, last=1000, quiet=0.1, mean=4.0, samples=30
+        ),
+    ]
+}
+
+
+def ruled(ledger: Ledger, state_dir: Path) -> str:
+    """A run under rules, by two workers, that met with incidents and ended with exceptions."""
+    run = ledger.start_run(
+        RunKind.MIGRATE, settings(state_dir).model_copy(update={"rules": RULES, "workers": 2})
+    )
+    run.phase_started(PhaseName.CHECK)
+    identified(run)
+    run.phase_ended(PhaseName.CHECK, PhaseState.DONE, detail={"rules": {"include": ["user:*"]}})
+    run.phase_started(PhaseName.STREAM, 1_000)
+    for index, keys in enumerate((480, 520)):
+        state = CheckpointState(0, 0, 5, keys, 9_000, done=True, range_index=index, range_count=2)
+        run.checkpoint(PhaseName.STREAM, "one", state)
+    run.checkpoint(PhaseName.STREAM, "one", CheckpointState(3, 77, 1, 10, 90, done=False))
+    # Two workers lose the same server, and one of them has it back before the other.
+    run.event("server.lost", {"problem": f"Source redis://app:{PASSWORD}@blue.example:6379: it is gone."})
+    run.event("server.lost", {"problem": "Source: it is gone."})
+    run.event("server.back", {})
+    run.event("server.back", {})
+    run.event("worker.lost", {"number": 1, "exit_code": -9})
+    run.event("ranges.restarted", {"reason": "source restarted since: its cursors are void."})
+    run.event("control.limited", {"keys_per_second": 500, "bytes_per_second": 0})
+    run.add_findings(
+        PhaseName.STREAM,
+        [
+            NewFinding(
+                FindingClass.NOT_CARRIED,
+                0,
+                b"feed",
+                "stream",
+                detail="written with typed commands, which do not carry entries-read",
+                state=FindingState.EXCEPTION,
+                rule="typed-rewrite",
+            )
+        ],
+    )
+    detail: dict[str, object] = {
+        "written": 918,
+        "skipped": 0,
+        "refused": 0,
+        "relabelled": 7,
+        "rewritten": 12,
+        "big": 5,
+        "excluded": EXCLUDED,
+        "vanished": 2,
+        "batches": 11,
+        "throttle": WORKERS,
+    }
+    run.phase_ended(PhaseName.STREAM, PhaseState.DONE, keys=918, size=18_090, detail=detail)
+    run.phase_started(PhaseName.VERIFY, 1_000)
+    far = [
+        NewFinding(
+            FindingClass.EXPIRY,
+            0,
+            b"far:%d" % number,
+            "string",
+            "string",
+            source_expiry_ms=2_426_701_437_496,
+            target_expiry_ms=2_063_984_923_639,
+            detail="expires 362,716,513,857 ms earlier on the target (rule expiry-limit)",
+            state=FindingState.EXCEPTION,
+            rule="expiry-limit",
+        )
+        for number in range(3)
+    ]
+    run.add_findings(PhaseName.VERIFY, far)
+    run.add_findings(PhaseName.VERIFY, far[:1])
+    detail = {
+        "source_keys": 1_000,
+        "target_keys": 918,
+        "compared": 918,
+        "equal": 915,
+        "big": 5,
+        "vanished": 2,
+        "unreadable": 0,
+        "excluded": EXCLUDED,
+        "out_of_scope": 6,
+        "target_scanned": 918,
+        "extra": 0,
+        "rechecks": 1,
+        "settled": 0,
+        "expiry_tolerance_ms": 1000,
+        "field_expiries": True,
+        "max_expiry_drift_ms": 4,
+        "throttle": throttle(waited={}, late=0, smallest=1000, last=1000, quiet=0.1, mean=0.5, samples=9),
+    }
+    run.phase_ended(PhaseName.VERIFY, PhaseState.DONE, keys=918, size=18_090, detail=detail)
+    run.finish(RunState.FINISHED, verdict=Verdict.PASS_WITH_EXCEPTIONS, reason="All agree but for 4.")
+    return run.id
+
+
+def repaired(
+    ledger: Ledger, state_dir: Path, *, left: int = 1, verdict: Verdict = Verdict.FAIL
+) -> tuple[str, str]:
+    """A run whose sides differ, and the run that repaired all but *left* of its findings; both ids."""
+    parent = ledger.start_run(RunKind.VERIFY, settings(state_dir))
+    keys = [b"<script>alert(1)</script>", b"gone", b"=1+1"]
+    parent.add_findings(
+        PhaseName.VERIFY,
+        [NewFinding(FindingClass.MISSING, 0, key, "string", detail="is missing") for key in keys],
+    )
+    parent.finish(RunState.FINISHED, verdict=Verdict.FAIL, reason="3 differences.")
+    found = ledger.findings(parent.id)
+    run = ledger.start_run(RunKind.REPAIR, settings(state_dir), parent_id=parent.id)
+    run.phase_started(PhaseName.REPAIR, len(found))
+    actions = [RepairAction.COPIED, RepairAction.SETTLED, RepairAction.DELETED]
+    actions = actions[: len(found) - left] + [RepairAction.NOT_REPAIRED] * left
+    repairs = [
+        NewRepair(
+            finding.id,
+            finding.database,
+            finding.key,
+            action,
+            before_source_digest=bytes(16),
+            after_source_digest=bytes(16),
+            after_target_digest=None if action is RepairAction.NOT_REPAIRED else bytes(16),
+            before_detail=finding.detail,
+            detail=f"redis://u:{PASSWORD}@h:1 says so",
+        )
+        for finding, action in zip(found, actions, strict=True)
+    ]
+    states = {finding.id: FindingState.REPAIRED for finding in found[: len(found) - left]}
+    run.record_repairs(repairs, states, {"findings": len(repairs)})
+    detail: dict[str, object] = {
+        "repairs": parent.id,
+        "outcomes": {"copied": len(found) - left, "expiry set": 0, "refused": left},
+        "still_open": left,
+        "rewritten": 1,
+    }
+    run.phase_ended(PhaseName.REPAIR, PhaseState.DONE, keys=len(found), detail=detail)
+    run.finish(RunState.FINISHED, verdict=verdict, reason=f"{left} left.")
+    return parent.id, run.id

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -27,6 +25,7 @@ from reports.charts import throughput
 from reports.display import key_from_text
 from reports.model import Sample
 from tests.unit import report_fixtures as runs
+from tests.unit.report_pages import Page, written
 
 
 @pytest.fixture
@@ -34,56 +33,6 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened = open_ledger(Settings(state_dir=tmp_path))
     yield opened
     opened.close()
-
-
-def written(
-    ledger: Ledger, run_id: str, directory: Path
-) -> tuple[str, dict[str, object], list[dict[str, str]]]:
-    """The three files, read back."""
-    files = write_report(ledger, run_id, directory)
-    with files.csv.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return files.html.read_text("utf-8"), json.loads(files.json.read_text("utf-8")), rows
-
-
-class Page(HTMLParser):
-    """What a browser makes of a page: its elements, and the text a reader sees."""
-
-    VOID = frozenset({"meta", "link", "br", "col"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.unbalanced: list[str] = []
-        self.text = ""
-        self.keys: list[str] = []
-        self._in_key = False
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-        if tag == "span" and ("class", "key") in attrs:
-            self._in_key = True
-            self.keys.append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.unbalanced.append(tag)
-        if tag == "span":
-            self._in_key = False
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("style", "title"):
-            self.text += data
-        if self._in_key:
-            self.keys[-1] += data
 
 
 def test_pass_says_so_first(ledger: Ledger, tmp_path: Path) -> None:
@@ -106,9 +55,12 @@ def test_sections_stand_in_order(ledger: Ledger, tmp_path: Path) -> None:
     assert identifiers == [
         "verdict",
         "coverage",
+        "rules",
+        "exceptions",
         "run",
         "endpoints",
         "phases",
+        "course",
         "counts",
         "fingerprints",
         "expiry",
@@ -176,6 +128,7 @@ def test_json_finding_has_both_sides(ledger: Ledger, tmp_path: Path) -> None:
     assert list(changed) == [
         "class",
         "state",
+        "rule",
         "database",
         "key",
         "source",
@@ -183,9 +136,11 @@ def test_json_finding_has_both_sides(ledger: Ledger, tmp_path: Path) -> None:
         "detail",
         "first_seen_at",
         "last_seen_at",
+        "age_seconds",
         "times_seen",
     ]
     assert changed["times_seen"] == 2
+    assert 0 < changed["age_seconds"] < 60
     assert changed["source"] == {
         "kind": "string",
         "digest": bytes(range(16)).hex(),
@@ -366,10 +321,12 @@ def test_importing_reports_is_cheap() -> None:
 
 
 def test_files_have_no_password_and_no_request(ledger: Ledger, tmp_path: Path) -> None:
-    made = (runs.passed, runs.failed, runs.inconclusive, runs.empty)
+    made = (runs.passed, runs.failed, runs.inconclusive, runs.empty, runs.ruled)
     for make in made:
         files = write_report(ledger, make(ledger, tmp_path), tmp_path / make.__name__)
         _assert_self_contained(files)
+    for run_id in runs.repaired(ledger, tmp_path):
+        _assert_self_contained(write_report(ledger, run_id, tmp_path / run_id))
 
 
 def _assert_self_contained(files: ReportFiles) -> None:

@@ -1,0 +1,73 @@
+"""What a run's check cannot show: said in every report, whatever its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from integrity.ledger.models import Run, RunKind
+from reports import facts
+from reports.display import size
+from reports.model import Coverage, EndpointView
+from reports.rules import RulesView
+
+_ALWAYS: Final = (
+    "Checksums: XXH3 finds accidents, not adversaries. Someone who can choose values can make two different ones with "
+    "the same digest.",
+    "Audit chain: it shows that an event was changed, removed or moved. A bare chain cannot show that its newest "
+    "events were cut off; keep the head hash elsewhere to notice that.",
+    "Snapshot: it is read with SCAN. If the source was written to meanwhile, it is not a point in time: each batch is "
+    "consistent in itself, two batches can be from different moments.",
+    "Live sources: a verdict speaks about the moments at which the keys were read. What was written later is not "
+    "covered.",
+    "Samples: keys are not sampled. Throughput and latency are, about once and ten times a second and by Greenfly "
+    "itself; a shorter stall between two samples is not seen.",
+    "Streams: idle times of consumers and pending entries, and the groups' entries-read counters, are not compared.",
+    "Expiries: they are compared as absolute times, with the tolerance stated above.",
+)
+
+
+def limits_of(
+    run: Run, coverage: Coverage | None, rules: RulesView, source: EndpointView | None
+) -> tuple[str, ...]:
+    """The limits of the check that this run made."""
+    return (*_ALWAYS, *_of_this_run(run, coverage, rules, source))
+
+
+def _of_this_run(
+    run: Run, coverage: Coverage | None, rules: RulesView, source: EndpointView | None
+) -> Iterator[str]:
+    if coverage is not None and coverage.field_expiries is not None:
+        yield f"Hash fields: {_field_expiries(run, compared=coverage.field_expiries)}"
+    threshold = facts.integer(facts.table(run.settings, "big_values"), "threshold_bytes")
+    if threshold is not None:
+        yield (
+            f"Big values: those above {size(threshold)} are read in pieces. One that changes meanwhile is read again, "
+            "three times at most. A set in which one member takes another's place while it is read keeps its count, "
+            "which hides the change from the reading; its digest then differs from the other side's, until a later "
+            "look finds it at rest."
+        )
+    if rules.any:
+        yield "Rules: the verdict speaks only of the keys that the run's rules select."
+    if rules.sizes:
+        yield (
+            "Sizes: the source estimates the size of a large collection from a few of its elements. A key close to a "
+            "limit can fall on either side of it from one reading to the next."
+        )
+    if source is not None and source.read_from is not None:
+        yield (
+            "Replica: the keys were read from a replica, which had applied what the source had written when the run, "
+            "and again when the verification, began. What was written to the source later is not covered."
+        )
+    if run.kind is RunKind.REPAIR:
+        yield "Repair: only keys that the repaired run found to differ were looked at, and no others."
+
+
+def _field_expiries(run: Run, *, compared: bool) -> str:
+    if compared:
+        engines = {facts.text(side or {}, "engine") for side in (run.source, run.target)}
+        seconds = " Dragonfly keeps them in whole seconds." if "dragonfly" in engines else ""
+        return f"the expiries of single fields were compared, with the same tolerance.{seconds}"
+    if facts.text(facts.table(run.settings, "verify"), "field_expiries") == "never":
+        return "the expiries of single fields were not compared, because the run's settings say never."
+    return "neither server says that it holds expiries of single fields, so they were not asked for."
