@@ -30,6 +30,7 @@ from integrity.replica import require_caught_up
 from integrity.rules import Rules
 from integrity.settings import ConflictPolicy, Settings
 from integrity.snapshot.create import Snapshot, SnapshotTaker, remove_partial
+from integrity.transfer.throttle import Throttle
 from integrity.verify.verdict import Conclusion
 
 
@@ -93,6 +94,13 @@ class Run:
         handle = ledger.start_run(kind, settings, flow_run_id, parent_id=parent_id)
         return cls(settings, ledger, handle, kind, progress)
 
+    @staticmethod
+    def broken_off(settings: Settings, ledger: Ledger) -> models.Run | None:
+        """The newest run between the two addresses of *settings*, if it began to copy and did not finish."""
+        source = Endpoint.from_settings("source", settings.source)
+        target = Endpoint.from_settings("target", settings.target)
+        return ledger.unfinished_copy(str(source), str(target))
+
     @classmethod
     def resume(cls, settings: Settings, ledger: Ledger, progress: Progress) -> Self:
         """Take over the newest run between the two addresses of *settings* that began to copy and broke off.
@@ -101,10 +109,10 @@ class Run:
 
         :raises Refused: there is none, or another process still owns it.
         """
-        source = Endpoint.from_settings("source", settings.source)
-        target = Endpoint.from_settings("target", settings.target)
-        broken = ledger.unfinished_copy(str(source), str(target))
+        broken = cls.broken_off(settings, ledger)
         if broken is None:
+            source = Endpoint.from_settings("source", settings.source)
+            target = Endpoint.from_settings("target", settings.target)
             raise Refused(
                 f"No run from {source} to {target} broke off while it copied.", "Start one without --resume."
             )
@@ -319,15 +327,24 @@ class Run:
         remove_partial(self.settings.snapshot_dir / self.id)
         with self._phase(PhaseName.SNAPSHOT, expected) as detail:
             meter = Meter(self.handle, PhaseName.SNAPSHOT, self._progress)
-            taker = SnapshotTaker(
-                source,
-                identity,
-                self.settings.snapshot_dir / self.id,
-                batch_keys=self.settings.snapshot.batch_keys,
-                encrypt_to=self.settings.snapshot.encrypt_to,
-                on_progress=meter.advance,
-            )
-            snapshot = taker.take(list(databases))
+            with Throttle(
+                self.settings.throttle,
+                self.settings.snapshot.batch_keys,
+                endpoints=[source],
+                run=self.handle,
+                progress=self._progress,
+            ) as pace:
+                snapshot = SnapshotTaker(
+                    source,
+                    identity,
+                    self.settings.snapshot_dir / self.id,
+                    batch_keys=self.settings.snapshot.batch_keys,
+                    encrypt_to=self.settings.snapshot.encrypt_to,
+                    big_values=self.settings.big_values,
+                    pace=pace,
+                    on_progress=meter.advance,
+                ).take(list(databases))
+                detail["throttle"] = pace.summary()
             totals = snapshot.totals
             detail.update(
                 meter.finish()

@@ -28,12 +28,13 @@ def require_caught_up(source: Endpoint, replica: Endpoint, wait_seconds: float) 
                     f"Replica {replica} is no replica (its role is {theirs.get('role', 'not told')}).",
                     "Name a replica of the source in replica.url, or none.",
                 )
-            if theirs.get("master_replid") != ours.get("master_replid"):
+            up = theirs.get("master_link_status") == "up" and theirs.get("master_sync_in_progress") == "0"
+            # While it still shakes hands it does not know whom it follows.
+            if up and theirs.get("master_replid") != ours.get("master_replid"):
                 raise Refused(
                     f"Replica {replica} follows another server than {source}.",
                     "Name a replica of this source in replica.url, or none.",
                 )
-            up = theirs.get("master_link_status") == "up" and theirs.get("master_sync_in_progress") == "0"
             if up and int(theirs.get("slave_repl_offset", "-1")) >= offset:
                 return offset
             if monotonic() >= deadline:

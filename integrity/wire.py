@@ -191,6 +191,8 @@ class Connection:
         try:
             with self._open_socket() as raw, context.wrap_socket(raw):
                 return True
+        except ssl.SSLEOFError:
+            return False  # Hung up on again: a proxy whose server is gone, say.
         except ssl.SSLError as error:
             # Asking for a client certificate, say, is TLS too; no TLS at all fails with these two.
             return error.reason not in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}

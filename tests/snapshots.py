@@ -10,7 +10,8 @@ import pyrage
 import xxhash
 
 from integrity.endpoint import Endpoint
-from integrity.settings import EndpointSettings
+from integrity.pace import Pace
+from integrity.settings import BigValueSettings, EndpointSettings
 from integrity.snapshot.create import Snapshot, SnapshotTaker
 from integrity.snapshot.header import Header
 from integrity.snapshot.manifest import ManifestRow, ManifestWriter
@@ -18,7 +19,12 @@ from tests.servers import Store
 
 
 def take_here(
-    store: Store, folder: Path, *encrypt_to: str, databases: tuple[int, ...] = (0, 1, 2)
+    store: Store,
+    folder: Path,
+    *encrypt_to: str,
+    databases: tuple[int, ...] = (0, 1, 2),
+    big_values: BigValueSettings | None = None,
+    pace: Pace | None = None,
 ) -> Snapshot:
     """A snapshot of *store* in *folder*."""
     endpoint = Endpoint.from_settings("source", EndpointSettings.model_validate({"url": store.url}))
@@ -28,6 +34,8 @@ def take_here(
         folder,
         batch_keys=50,
         encrypt_to=encrypt_to,
+        big_values=big_values or BigValueSettings(),
+        pace=pace,
         on_progress=lambda keys, size: None,
     )
     return taker.take(list(databases))

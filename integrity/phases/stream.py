@@ -80,6 +80,7 @@ class StreamPhase:
                 )
                 try:
                     cpu = runner.run(self._jobs(servers)).cpu_seconds
+                    self._count_what_died(totals)
                     break
                 except ServerRestarted as error:
                     if restart == RESTARTS:
@@ -95,6 +96,16 @@ class StreamPhase:
         if totals.refused:
             self._progress.say(f"The target refused {totals.refused:,} keys; each is a finding.")
         return totals
+
+    def _count_what_died(self, totals: CopyTotals) -> None:
+        """Count in what a process copied and checkpointed, and was killed before it could tell of which kinds."""
+        rows = self._ledger.checkpoints(self._handle.id, PhaseName.STREAM)
+        told = (
+            totals.written + totals.skipped + totals.refused + totals.vanished + sum(totals.excluded.values())
+        )
+        totals.untold = max(0, sum(row.keys for row in rows) - told)
+        totals.written += totals.untold
+        totals.size = max(totals.size, sum(row.bytes for row in rows))
 
     def _context(self, servers: Servers) -> WorkContext:
         return WorkContext(
@@ -204,6 +215,7 @@ def _figures(totals: CopyTotals) -> dict[str, object]:
         "big": totals.big,
         "excluded": dict(totals.excluded),
         "vanished": totals.vanished,
+        "untold": totals.untold,
         "batches": totals.batches,
     }
 

@@ -19,8 +19,8 @@ from integrity.snapshot.files import FileFacts, hash_file
 from integrity.snapshot.header import HEADER_NAME, MANIFEST_NAME, RDB_NAME, Header
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.sealing import Keys
+from integrity.snapshot.totals import SnapshotTotals
 from integrity.snapshot.walk import Damage, RdbWalk
-from integrity.snapshot.writer import SnapshotTotals
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
 
 _MOST_PROBLEMS: Final = 100

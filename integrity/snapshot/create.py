@@ -1,4 +1,4 @@
-"""Taking a snapshot by SCAN: the keys of a batch are read inside MULTI/EXEC.
+"""Taking a snapshot by SCAN: the keys of a batch are read inside MULTI/EXEC, big ones in pieces under WATCH.
 
 So a key's dump, expiry and canonical digest belong to the same moment.  Keys of different batches do not: a snapshot
 of a source under writes is not a point in time, and the header says so.
@@ -13,16 +13,20 @@ from typing import Final
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import LedgerError
 from integrity.expiry import NO_KEY, Commands, expiry_commands, take_expiries
-from integrity.keyspace import KeyspaceReader, Page, memory_usage_known
+from integrity.keyspace import BigKey, KeyspaceReader, Page, memory_usage_known
 from integrity.kinds import KINDS, MalformedReply
 from integrity.kinds.groups import group_kinds
-from integrity.pace import FullSpeed
+from integrity.kinds.pieces import PieceSize
+from integrity.pace import FullSpeed, Pace
 from integrity.partition import WHOLE
 from integrity.replies import ErrorReply, Reply
 from integrity.rules import Rules
-from integrity.settings import RuleSettings
+from integrity.settings import BigValueSettings, RuleSettings
+from integrity.snapshot.big import BigValueTaker, MustBeReadWhole
 from integrity.snapshot.sealing import read_recipients
-from integrity.snapshot.writer import Snapshot, SnapshotTotals, SnapshotWriter, remove_partial
+from integrity.snapshot.totals import SnapshotTotals
+from integrity.snapshot.writer import Snapshot, SnapshotWriter, remove_partial
+from integrity.standby import Standby
 from integrity.wire import Connection, argument, every
 
 __all__ = ["Snapshot", "SnapshotTaker", "SnapshotTotals", "remove_partial"]
@@ -36,6 +40,8 @@ class SnapshotTaker:
 
     :param directory: the folder to create.
     :param encrypt_to: age recipients; plain files where there is none.
+    :param big_values: from which size on a value is read in pieces, and in which.
+    :param pace: asked before every page and every piece; never slow by default.
     :param on_progress: told keys and bytes as they are read.
     :raises ConfigurationError: one of *encrypt_to* is no recipient.
     """
@@ -48,11 +54,17 @@ class SnapshotTaker:
         *,
         batch_keys: int,
         encrypt_to: Sequence[str] = (),
+        big_values: BigValueSettings | None = None,
+        pace: Pace | None = None,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._source = source
         self._directory = directory
-        self._batch_keys = batch_keys
+        self._identity = identity
+        big_values = big_values or BigValueSettings()
+        self._big_bytes = big_values.threshold_bytes
+        self._piece = PieceSize(big_values.piece_bytes, big_values.piece_elements)
+        self._pace = pace or FullSpeed(batch_keys)
         self._absolute = identity.has_pexpiretime
         self._on_progress = on_progress
         self._writer = SnapshotWriter(directory, identity, read_recipients(encrypt_to))
@@ -82,15 +94,18 @@ class SnapshotTaker:
     def _read_database(self, database: int) -> None:
         with (
             self._source.connect("snapshot", database) as connection,
-            self._source.connect("snapshot", database) as single,
+            Standby(self._source, "snapshot", database) as single,
         ):
+            big = BigValueTaker(
+                single, self._writer, identity=self._identity, limit=self._piece, pace=self._pace
+            )
             reader = KeyspaceReader(
                 connection,
                 keys=WHOLE,
                 cursor=None,
-                pace=FullSpeed(self._batch_keys),
+                pace=self._pace,
                 batch_bytes=_BATCH_BYTES,
-                big_bytes=0,
+                big_bytes=self._big_bytes,
                 rules=Rules.of(RuleSettings()),
                 read=self._read_commands,
                 with_types=True,
@@ -98,6 +113,19 @@ class SnapshotTaker:
             )
             for page, replies in reader:
                 self._store(connection, single, page, replies)
+                for key in page.big:
+                    self._take_big(big, single, key)
+
+    def _take_big(self, big: BigValueTaker, single: Standby, key: BigKey) -> None:
+        try:
+            size = big.take(key.key, key.size)
+        except MustBeReadWhole:
+            # A value that never holds still is read whole too: that stops the source and fills the memory, but a
+            # snapshot without its busiest key is no way back.
+            self._pace.admit(0, key.size)
+            self._reread(single, key.key)
+        else:
+            self._on_progress(1, size)
 
     def _read_commands(self, page: Page) -> Commands:
         groups = group_kinds(page.types)
@@ -109,7 +137,7 @@ class SnapshotTaker:
     def _store(
         self,
         connection: Connection,
-        single: Connection,
+        single: Standby,
         page: Page,
         replies: list[Reply],
     ) -> None:
@@ -137,14 +165,15 @@ class SnapshotTaker:
             read += self._keep(connection, key, kind_name, payload, expiry, value)
         self._on_progress(count, read)
 
-    def _reread(self, single: Connection, key: bytes) -> None:
-        kind_name = single.command(b"TYPE", key)
+    def _reread(self, single: Standby, key: bytes) -> None:
+        connection = single.connection()
+        kind_name = connection.command(b"TYPE", key)
         if not isinstance(kind_name, bytes):
             kind_name = b"none"
         page = Page([key], [argument(key)], [kind_name], [0], 0, 0, True, True)
         commands, count = self._read_commands(page)
-        single.send(commands)
-        self._store(single, single, page, single.receive_many(count))
+        connection.send(commands)
+        self._store(connection, single, page, connection.receive_many(count))
 
     def _keep(
         self,

@@ -102,12 +102,14 @@ class Sink(io.RawIOBase):
 
     Use as a context manager; after an error the file stays as it is, unfinished.
 
+    :param synced: whether closing waits until it is on the disk itself; not for what is read back and removed.
     :raises OSError: when writing or closing: the disk is full, say.
     """
 
-    def __init__(self, path: Path, recipients: Sequence[Recipient] = ()) -> None:
+    def __init__(self, path: Path, recipients: Sequence[Recipient] = (), *, synced: bool = True) -> None:
         super().__init__()
         self.path = path
+        self._synced = synced
         self._file = _Hashed(path)
         self._contents = xxhash.xxh3_128()
         self._size = 0
@@ -144,7 +146,7 @@ class Sink(io.RawIOBase):
         self._finish(durably=error is None)
 
     def close(self) -> None:
-        """Write out everything, to the disk itself."""
+        """Write out everything."""
         self._finish(durably=True)
 
     def _finish(self, *, durably: bool) -> None:
@@ -159,7 +161,7 @@ class Sink(io.RawIOBase):
             if (error := self._worker.join()) is not None and durably:
                 raise _as_os_error(error) from error
         finally:
-            self._file.close(durably=durably)
+            self._file.close(durably=durably and self._synced)
 
     def _worker_error(self) -> OSError:
         error = self._worker.join() if self._worker else None

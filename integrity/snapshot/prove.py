@@ -16,7 +16,7 @@ from integrity.ledger.models import Verdict
 from integrity.replies import ErrorReply
 from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.manifest import ManifestRow
-from integrity.snapshot.restore import RestoreTotals
+from integrity.snapshot.totals import RestoreTotals
 from integrity.verify.look import BigValues, Look, look
 from integrity.wire import Connection
 

@@ -1,14 +1,15 @@
-"""Writing an RDB file from DUMP payloads: no value is decoded, its body goes into the file as the server gave it.
+"""Writing an RDB file from bodies: those of DUMP payloads go into it as the server gave them, none is decoded.
 
 An entry is ``[FC expiry-ms] type key body``; a payload is ``type body footer``.  Format: Redis ``rdb.c``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 import anycrc
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from integrity.snapshot.files import Sink
 from integrity.transfer.payload import FOOTER_BYTES
@@ -88,6 +89,15 @@ class RdbWriter:
         offset = self.size
         self._write(body)
         return offset, len(body), xxh3_64_intdigest(body)
+
+    def add_chunks(self, key: bytes, rdb_type: int, chunks: Iterable[bytes], expiry_ms: int | None) -> Placed:
+        """Add one key whose body comes in parts."""
+        self._write(encode_entry_head(key, rdb_type, expiry_ms))
+        offset, state = self.size, xxh3_64()
+        for chunk in chunks:
+            state.update(chunk)
+            self._write(chunk)
+        return offset, self.size - offset, state.intdigest()
 
     def finish(self) -> None:
         """Write the end mark and the checksum."""

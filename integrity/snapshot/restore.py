@@ -1,5 +1,7 @@
 """Writing a snapshot into a server: bodies from the RDB file, each made into a DUMP payload again, by RESTORE.
 
+Big ones in plain encodings go in pieces (:mod:`integrity.snapshot.restore_big`).
+
 One batch is on its way while the next is read from the disk; no more than two are ever in flight.  How a key is
 written depends on what a failure would destroy, as in :mod:`integrity.transfer.copy`: Redis and Valkey parse before
 they replace; any other engine (Dragonfly) destroys the old value before it parses the new one, so there a key that is
@@ -9,7 +11,6 @@ in the way goes through a temporary key and RENAME.
 from __future__ import annotations
 
 import secrets
-from array import array
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,71 +18,49 @@ from typing import Final
 import anycrc
 
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import (
-    AuthenticationFailed,
-    PermissionRefused,
-    Refused,
-    ServerError,
-    ServerFull,
-    ServerNotReady,
-    ServerReadOnly,
-)
+from integrity.errors import Refused, ServerError
 from integrity.kinds.base import plural
+from integrity.kinds.pieces import PieceSize
 from integrity.replies import ErrorReply, Reply
-from integrity.settings import ConflictPolicy
+from integrity.settings import BigValueSettings, ConflictPolicy
 from integrity.snapshot.artifact import Artifact
+from integrity.snapshot.decode import Body, comes_in_pieces
 from integrity.snapshot.downgrade import STREAM_7_0, STREAM_7_2, stream_for_7_0
+from integrity.snapshot.encode import STRING
 from integrity.snapshot.header import Header
 from integrity.snapshot.manifest import ManifestRow
+from integrity.snapshot.restore_big import BigRestorer
+from integrity.snapshot.totals import RefusedKey, RestoreTotals
+from integrity.snapshot.walk import RdbWalk
 from integrity.transfer.payload import FOOTER_BYTES, lowest_rdb_version, rdb_version, with_rdb_version
+from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames, shard_count
 from integrity.wire import Connection, argument, pack
 
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
-_ENDS_IT: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
 _VERSION_7_0: Final = 10
 _UNKNOWN_FORM: Final = ("Bad data format", "version or checksum")
+_MEANWHILE: Final = "the target was empty, and has got this key meanwhile"
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 _CRC64: Final = anycrc.Model("CRC64-REDIS")
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedKey:
-    """A key that the target did not take."""
-
-    database: int
-    key: bytes
-    kind: str
-    detail: str
-
-
 @dataclass(slots=True)
-class RestoreTotals:
-    """What one restore wrote, growing while it runs."""
-
-    written: int = 0
-    skipped: int = 0
-    """Keys that the target had already, kept by the rule conflict=skip."""
-    relabelled: int = 0
-    """Keys whose payload the target took only under an older RDB version."""
-    downgraded: int = 0
-    """Streams that the target took only in an older form."""
-    left_out: int = 0
-    """Keys of databases that were not asked for."""
-    size: int = 0
-    """Payload bytes written."""
-    refused: list[RefusedKey] = field(default_factory=list)
-    not_written: array[int] = field(default_factory=lambda: array("Q"))
-    """Row numbers, ascending, of the keys that were skipped or refused."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Batch:
     """Keys of one database on their way to the target."""
 
-    numbers: list[int]
-    rows: list[ManifestRow]
-    payloads: list[bytes]
+    numbers: list[int] = field(default_factory=list)
+    rows: list[ManifestRow] = field(default_factory=list)
+    payloads: list[bytes] = field(default_factory=list)
+    size: int = 0
+    """Bytes of the bodies."""
+
+    def add(self, number: int, row: ManifestRow, payload: bytes) -> None:
+        """Take one key in."""
+        self.numbers.append(number)
+        self.rows.append(row)
+        self.payloads.append(payload)
+        self.size += row.length
 
 
 def payload_of(rdb_type: int, body: bytes, rdb_version: int) -> bytes:
@@ -123,6 +102,7 @@ class Restorer:
     """Writes one snapshot into one server.
 
     :param databases: only these; None for all.
+    :param big_values: from which length of its body on a value is written in pieces, and in which.
     :param on_progress: told keys and bytes as they are acknowledged.
     """
 
@@ -135,12 +115,15 @@ class Restorer:
         conflict: ConflictPolicy,
         databases: Collection[int] | None,
         batch_keys: int,
+        big_values: BigValueSettings,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._artifact = artifact
         self._target = target
         self._databases = databases
         self._batch_keys = batch_keys
+        self._big_bytes = big_values.threshold_bytes
+        self._piece = PieceSize(big_values.piece_bytes, big_values.piece_elements)
         self._on_progress = on_progress
         self._conflict = conflict
         parses_first = identity.engine in _PARSES_BEFORE_REPLACING
@@ -161,16 +144,15 @@ class Restorer:
         :raises ArtifactError: the snapshot was changed since it was checked.
         :raises ServerError: the target is lost, full, read-only or refuses; what was acknowledged stays there.
         """
-        batch, size = _Batch([], [], []), 0
+        batch, version = _Batch(), self._artifact.header.rdb_version
         with (
             self._artifact.open_manifest() as manifest,
             self._artifact.open_rdb() as walk,
             self._target.connect("restore") as target,
         ):
-            if self._via_temporary:
-                # No two restores share a name: one would rename the other's value onto its own key.
-                owner = f"restore-{secrets.token_hex(6)}"
-                self._temporary = TemporaryNames(owner, shard_count(target, self._identity))
+            # No two restores share a name: one would rename the other's value onto its own key.
+            owner = f"restore-{secrets.token_hex(6)}"
+            self._temporary = TemporaryNames(owner, shard_count(target, self._identity))
             for number, row in enumerate(manifest):
                 walk.enter(row)
                 if self._databases is not None and row.database not in self._databases:
@@ -180,21 +162,52 @@ class Restorer:
                 if batch.rows and (
                     row.database != batch.rows[0].database
                     or len(batch.rows) >= self._batch_keys
-                    or size + row.length > _BATCH_BYTES
+                    or batch.size + row.length > _BATCH_BYTES
                 ):
                     self._send(target, batch)
-                    batch, size = _Batch([], [], []), 0
-                batch.numbers.append(number)
-                batch.rows.append(row)
-                batch.payloads.append(
-                    payload_of(row.rdb_type, walk.body(row), self._version_for(row.rdb_type))
-                )
-                size += row.length
+                    batch = _Batch()
+                if row.length > self._big_bytes and comes_in_pieces(row.rdb_type, version):
+                    batch = self._restore_big(target, walk, number, row, batch)
+                else:
+                    batch.add(number, row, self._payload(row, walk.body(row)))
             if batch.rows:
                 self._send(target, batch)
             self._acknowledge(target)
             walk.finish()
         return self.totals
+
+    def _restore_big(
+        self, target: Connection, walk: RdbWalk, number: int, row: ManifestRow, batch: _Batch
+    ) -> _Batch:
+        """Write one big key behind what is in *batch*; returns the batch that goes on."""
+        body = Body(walk.chunks(row))
+        if row.rdb_type == STRING and body.is_compressed():
+            batch.add(number, row, self._payload(row, b"".join(body.rest())))
+            return batch
+        if batch.rows:
+            self._send(target, batch)
+        self._acknowledge(target)
+        target.select(row.database)
+        big = BigRestorer(
+            target, self._identity, names=self._temporary, conflict=self._conflict, limit=self._piece
+        )
+        outcome = big.write(row, body)
+        written = outcome.what == "written"
+        self.totals.written += written
+        self.totals.in_pieces += written
+        self.totals.size += row.length if written else 0
+        if not written:
+            self.totals.not_written.append(number)
+            if outcome.what == "kept" and self._conflict is ConflictPolicy.SKIP:
+                self.totals.skipped += 1
+            else:
+                detail = outcome.detail or _MEANWHILE
+                self.totals.refused.append(RefusedKey(row.database, row.key, row.kind, detail))
+        self._on_progress(1, row.length if written else 0)
+        return _Batch()
+
+    def _payload(self, row: ManifestRow, body: bytes) -> bytes:
+        return payload_of(row.rdb_type, body, self._version_for(row.rdb_type))
 
     def _version_for(self, rdb_type: int) -> int:
         version = self._artifact.header.rdb_version
@@ -248,11 +261,11 @@ class Restorer:
             self.totals.skipped += 1
             return
         error: ServerError = target.error_for(reply, "RESTORE")
-        if isinstance(error, _ENDS_IT):
+        if isinstance(error, ENDS_THE_RUN):
             raise error
         detail = f"the target refused the payload (RDB type {row.rdb_type}): {reply}"
         if str(reply).startswith("BUSYKEY"):
-            detail = "the target was empty, and has got this key meanwhile"
+            detail = _MEANWHILE
         self.totals.refused.append(RefusedKey(row.database, row.key, row.kind, detail))
 
     def _relabel_refused(self, target: Connection, batch: _Batch, replies: list[Reply]) -> None:

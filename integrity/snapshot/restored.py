@@ -15,8 +15,9 @@ from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.catalog import recorded_hashes
 from integrity.snapshot.check import inspect_snapshot, require_whole
 from integrity.snapshot.prove import Proof, judge, prove_restored
-from integrity.snapshot.restore import Restorer, RestoreTotals, check_target
+from integrity.snapshot.restore import Restorer, check_target
 from integrity.snapshot.sealing import load_keys
+from integrity.snapshot.totals import RestoreTotals
 from integrity.verify.look import BigValues
 
 
@@ -43,6 +44,7 @@ class RestoreOutcome:
             "left_out": self.totals.left_out,
             "relabelled": self.totals.relabelled,
             "downgraded": self.totals.downgraded,
+            "in_pieces": self.totals.in_pieces,
             "bytes": self.totals.size,
             "equal": self.proof.equal,
             "expired": self.proof.expired,
@@ -91,6 +93,7 @@ def restore_snapshot(
         conflict=settings.copying.conflict,
         databases=databases,
         batch_keys=settings.copying.batch_keys,
+        big_values=settings.big_values,
         on_progress=progress.advance,
     ).restore()
     progress.phase_ended()

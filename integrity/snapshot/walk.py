@@ -7,6 +7,7 @@ say what is there instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,10 @@ class Damage(ArtifactError):
 
 
 class RdbWalk:
-    """Walks along one RDB file: for each row :meth:`enter`, then :meth:`body` or :meth:`skim`; then :meth:`finish`."""
+    """Walks along one RDB file, for each row :meth:`enter` and one of :meth:`body`, :meth:`chunks` and :meth:`skim`.
+
+    Then :meth:`finish`.
+    """
 
     def __init__(self, stream: Stream, path: Path, rdb_version: int) -> None:
         self._stream = stream
@@ -121,6 +125,14 @@ class RdbWalk:
         if row.length <= CHUNK_BYTES:
             self.body(row)
             return
+        for _ in self.chunks(row):
+            pass
+
+    def chunks(self, row: ManifestRow) -> Iterator[bytes]:
+        """The row's body in parts, which are proved only when the last one has been taken.
+
+        :raises Damage: as in :meth:`body`.
+        """
         start, state, left = self.position, xxhash.xxh3_64(), row.length
         while left:
             piece = self._take(min(left, CHUNK_BYTES))
@@ -128,6 +140,7 @@ class RdbWalk:
                 raise Damage(self._path, "the file ends within this key's value", self.position, row)
             state.update(piece)
             left -= len(piece)
+            yield piece
         if row.body_xxh3 is not None and state.intdigest() != row.body_xxh3:
             raise Damage(self._path, "this key's value was changed", start, row)
 

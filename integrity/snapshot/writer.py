@@ -15,29 +15,31 @@ import os
 import secrets
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from integrity.checksum import DEFINITION, Fingerprint
+from integrity.checksum import DEFINITION
 from integrity.endpoint import Identity
 from integrity.snapshot.duplicates import KeyHashes, repeated_rows, superseded_rows
-from integrity.snapshot.files import Sink, open_seekable, open_stream, sync_folder
+from integrity.snapshot.files import CHUNK_BYTES, Sink, open_seekable, open_stream, sync_folder
 from integrity.snapshot.header import (
     CONSISTENCY,
     FORMAT,
     HEADER_NAME,
     MANIFEST_NAME,
     RDB_NAME,
-    DatabaseEntry,
     FileEntry,
     Header,
 )
 from integrity.snapshot.manifest import ManifestRow, ManifestWriter, read_manifest
-from integrity.snapshot.rdb import OLDEST_RDB_VERSION, RdbWriter
+from integrity.snapshot.rdb import OLDEST_RDB_VERSION, Placed, RdbWriter
 from integrity.snapshot.sealing import SUFFIX, Keys, Recipient, seal, temporary_identity
+from integrity.snapshot.spool import Spool
+from integrity.snapshot.totals import SnapshotTotals
 from integrity.snapshot.walk import RdbWalk
 from integrity.transfer.payload import rdb_version
 from integrity.version import __version__
@@ -45,50 +47,7 @@ from integrity.version import __version__
 PARTIAL: Final = ".partial"
 LOCK_NAME: Final = "lock"
 HASHES_NAME: Final = "keys.hashes"
-
-
-@dataclass(slots=True)
-class SnapshotTotals:
-    """What one snapshot holds, growing while it is taken."""
-
-    keys: int = 0
-    vanished: int = 0
-    uncompared: int = 0
-    """Keys without a canonical digest (a type that Greenfly does not know)."""
-    body_bytes: int = 0
-    duplicates: int = 0
-    tallies: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
-    fingerprints: dict[int, Fingerprint] = field(default_factory=dict)
-
-    def count(
-        self, database: int, kind: str, key: bytes, digest: bytes | None, length: int, sign: int
-    ) -> None:
-        """Count one key in (*sign* +1) or out again (−1)."""
-        self.keys += sign
-        self.body_bytes += sign * length
-        keys, size = self.tallies.get((database, kind), (0, 0))
-        self.tallies[database, kind] = (keys + sign, size + sign * length)
-        if digest is None:
-            self.uncompared += sign
-        elif sign > 0:
-            self.fingerprints.setdefault(database, Fingerprint()).add(key, digest)
-        else:
-            self.fingerprints[database].remove(key, digest)
-
-    def databases(self) -> dict[int, DatabaseEntry]:
-        """The header's table."""
-        return {
-            number: DatabaseEntry(
-                keys=sum(keys for (database, _), (keys, _) in self.tallies.items() if database == number),
-                kinds={
-                    kind: keys
-                    for (database, kind), (keys, _) in sorted(self.tallies.items())
-                    if database == number
-                },
-                fingerprint=self.fingerprints.get(number, Fingerprint()).hex(),
-            )
-            for number in sorted({database for database, _ in self.tallies})
-        }
+SPOOL_NAME: Final = "value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +129,69 @@ class SnapshotWriter:
         digest: bytes | None,
     ) -> int:
         """Write one key to both files; returns its body's size."""
-        rdb = self._open_rdb(rdb_version(payload))
+        rdb = self.begin(rdb_version(payload))
         rdb.select(database)
-        offset, length, body_xxh3 = rdb.add_payload(key, payload, expiry_ms)
-        self._manifest.add(database, key, kind, payload[0], expiry_ms, digest, offset, length, body_xxh3)
+        placed = rdb.add_payload(key, payload, expiry_ms)
+        return self._note(database, key, kind, payload[0], expiry_ms, digest, placed)
+
+    def spool(self) -> Spool:
+        """Where a big value's body waits until it is whole; one at a time."""
+        return Spool(self._partial / SPOOL_NAME, self._keys)
+
+    def add_big(
+        self,
+        database: int,
+        key: bytes,
+        kind: str,
+        rdb_type: int,
+        head: bytes,
+        spool: Spool,
+        expiry_ms: int | None,
+        digest: bytes,
+    ) -> int:
+        """Write one key whose body is *head* and what *spool* holds; returns its body's size.
+
+        :meth:`begin` comes first: nothing here tells the RDB version.
+        """
+        rdb = self.begin(OLDEST_RDB_VERSION)
+        rdb.select(database)
+        placed = rdb.add_chunks(key, rdb_type, chain((head,), spool.chunks()), expiry_ms)
+        self.totals.in_pieces += 1
+        return self._note(database, key, kind, rdb_type, expiry_ms, digest, placed)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the RDB version is settled."""
+        return self._rdb is not None
+
+    def begin(self, version: int) -> RdbWriter:
+        """The RDB file; its first bytes, which tell the RDB version, are written at the first call."""
+        if self._rdb is None:
+            self._rdb_version = version
+            self._rdb = RdbWriter(self._rdb_sink, version, _aux(self._identity))
+        return self._rdb
+
+    def _note(
+        self,
+        database: int,
+        key: bytes,
+        kind: str,
+        rdb_type: int,
+        expiry_ms: int | None,
+        digest: bytes | None,
+        placed: Placed,
+    ) -> int:
+        """Write the row of a key that is in the RDB file; returns its body's size."""
+        self._manifest.add(database, key, kind, rdb_type, expiry_ms, digest, *placed)
         self._hashes.add(database, key)
+        _, length, _ = placed
         self.totals.count(database, kind, key, digest, length, +1)
         return length
 
     def finish(self) -> Snapshot:
         """Close the files, write the header, and give the folder its name."""
         partial = self._partial
-        self._open_rdb(OLDEST_RDB_VERSION).finish()
+        self.begin(OLDEST_RDB_VERSION).finish()
         self._unfinished.close()
         self._drop_duplicates()
         (partial / HASHES_NAME).unlink()
@@ -216,13 +226,6 @@ class SnapshotWriter:
     def _sink(self, name: str) -> Sink:
         return Sink(self._partial / (name + self._suffix), self._recipients)
 
-    def _open_rdb(self, version: int) -> RdbWriter:
-        """The RDB file; its first bytes are written when the first payload has told the source's RDB version."""
-        if self._rdb is None:
-            self._rdb_version = version
-            self._rdb = RdbWriter(self._rdb_sink, version, _aux(self._identity))
-        return self._rdb
-
     def _drop_duplicates(self) -> None:
         """Write both files again without the earlier readings of keys that SCAN returned twice."""
         suspects = repeated_rows(self._partial / HASHES_NAME)
@@ -243,11 +246,11 @@ class SnapshotWriter:
                 walk = RdbWalk(stream, old_rdb, self._rdb_version)
                 for number, row in enumerate(read_manifest(file)):
                     walk.enter(row)
-                    body = walk.body(row)
                     if number in superseded:
+                        walk.skim(row)
                         self.totals.count(row.database, row.kind, row.key, row.digest, row.length, -1)
                     else:
-                        _add_again(writer, rows, row, body)
+                        _add_again(writer, rows, row, walk)
                 writer.finish()
         os.replace(rdb_sink.path, old_rdb)
         os.replace(manifest_sink.path, old_manifest)
@@ -288,12 +291,13 @@ class SnapshotWriter:
             os.fsync(file.fileno())
 
 
-def _add_again(writer: RdbWriter, rows: ManifestWriter, row: ManifestRow, body: bytes) -> None:
+def _add_again(writer: RdbWriter, rows: ManifestWriter, row: ManifestRow, walk: RdbWalk) -> None:
     writer.select(row.database)
-    offset, length, body_xxh3 = writer.add(row.key, row.rdb_type, body, row.expiry_ms)
-    rows.add(
-        row.database, row.key, row.kind, row.rdb_type, row.expiry_ms, row.digest, offset, length, body_xxh3
-    )
+    if row.length <= CHUNK_BYTES:
+        placed = writer.add(row.key, row.rdb_type, walk.body(row), row.expiry_ms)
+    else:
+        placed = writer.add_chunks(row.key, row.rdb_type, walk.chunks(row), row.expiry_ms)
+    rows.add(row.database, row.key, row.kind, row.rdb_type, row.expiry_ms, row.digest, *placed)
 
 
 def _aux(identity: Identity) -> dict[str, str]:

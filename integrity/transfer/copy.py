@@ -50,8 +50,6 @@ from integrity.wire import Connection, argument
 
 TYPED_REWRITE: Final = "typed-rewrite"
 """The rule under which what typed commands do not carry is an expected difference."""
-_SET_WITH_EXPIRIES: Final = 32
-"""Dragonfly's RDB type of a set whose members expire; no other server has such sets."""
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 
 
@@ -72,6 +70,8 @@ class CopyTotals:
     """Rule → keys that it left out."""
     vanished: int = 0
     """Keys that expired or were deleted on the source between SCAN and DUMP."""
+    untold: int = 0
+    """Of the written ones, those of which a killed process could not say of which kind they are."""
     batches: int = 0
     size: int = 0
     """Payload bytes."""
@@ -384,7 +384,7 @@ class Copier:
         totals.rewritten += 1
         keys, total = totals.tallies.get((database, done.kind), (0, 0))
         totals.tallies[database, done.kind] = (keys + 1, total + done.size)
-        lost = done.lost + (("the expiries of its members",) if rdb_type == _SET_WITH_EXPIRIES else ())
+        lost = done.lost
         if not lost:
             return [], done.size
         detail = f"written with typed commands, which do not carry {', '.join(lost)}"

@@ -24,8 +24,6 @@ from integrity.transfer.temporary import TemporaryNames
 from integrity.wire import argument, pack
 
 _PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
-_SET_WITH_EXPIRIES: Final = 32
-"""Dragonfly's RDB type of a set whose members expire; no other server has such sets."""
 _SLOT: Final = 0
 
 
@@ -159,7 +157,7 @@ class KeyCopier:
         if done.outcome == "vanished":
             return KeyCopied("vanished", done.kind)
         if done.outcome == "written":
-            lost = done.lost + (("the expiries of its members",) if rdb_type == _SET_WITH_EXPIRIES else ())
+            lost = done.lost
             return KeyCopied("rewritten", done.kind, done.size, lost=lost, detail=because)
         detail = "; ".join(part for part in (because, done.detail) if part)
         outcome: Literal["unreadable", "refused"] = (

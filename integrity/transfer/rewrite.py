@@ -20,6 +20,7 @@ from integrity.errors import (
 )
 from integrity.expiry import NO_EXPIRY, NO_KEY, clock_ms, expiry_commands, take_expiries
 from integrity.kinds import KINDS, Kind, MalformedReply
+from integrity.kinds.member_expiry import with_member_expiries
 from integrity.kinds.pieces import Piece, PieceSize, ValueChanged, WriteRefused
 from integrity.pace import FullSpeed, Pace
 from integrity.replies import ErrorReply, Reply
@@ -99,6 +100,7 @@ class Rewriter:
         self._from = source
         self._onto = target
         self._absolute = source_identity.has_pexpiretime
+        self._members_expire = source_identity.engine == "dragonfly"
         self._in_transaction = target_identity.engine in {"redis", "valkey"}
         self._limit = limit
         self._names = names
@@ -114,19 +116,22 @@ class Rewriter:
         :raises ServerError: a server is lost, full, read-only or refuses this user.
         """
         self._source, self._target = self._from.connection(), self._onto.connection()
-        name = self._source.command(b"TYPE", key)
-        kind_name = name.decode("utf-8", "replace") if isinstance(name, bytes) else "none"
-        if kind_name == "none":
-            return Rewritten("vanished", kind_name)
-        kind = KINDS.get(kind_name.encode())
-        if kind is None:
-            return Rewritten("refused", kind_name, detail=f"no typed commands are known for {kind_name!r}")
-        if self._keep_existing and self._target.command(b"EXISTS", target_key):
-            return Rewritten("kept", kind_name)
         temporary = self._names.name(_SLOT, target_key)
-        changed = ""
+        changed = kind_name = ""
         for _ in range(_ATTEMPTS):
             self._target.command(b"UNLINK", temporary)
+            # Asked each time: what changed meanwhile may be the type.
+            name = self._source.command(b"TYPE", key)
+            kind_name = name.decode("utf-8", "replace") if isinstance(name, bytes) else "none"
+            if kind_name == "none":
+                return Rewritten("vanished", kind_name)
+            kind = KINDS.get(kind_name.encode())
+            if kind is None:
+                return Rewritten(
+                    "refused", kind_name, detail=f"no typed commands are known for {kind_name!r}"
+                )
+            if self._keep_existing and self._target.command(b"EXISTS", target_key):
+                return Rewritten("kept", kind_name)
             try:
                 return self._write(kind, key, target_key, temporary, size)
             except ValueChanged as error:
@@ -144,7 +149,10 @@ class Rewriter:
         return Rewritten("unreadable", kind_name, detail=f"it changes while it is read: {changed}")
 
     def _write(self, kind: Kind, key: bytes, target_key: bytes, temporary: bytes, size: int) -> Rewritten:
-        pieces = _Counted(kind.pieces(self._source, key, size, self._limit), self._pace)
+        read: Iterable[Piece] = kind.pieces(self._source, key, size, self._limit)
+        if self._members_expire and kind.name == "set":
+            read = with_member_expiries(self._source, key, read)
+        pieces = _Counted(read, self._pace)
         lost = kind.write(self._target, temporary, pieces)
         # Asked last: a key that went away meanwhile must not come into being on the target.
         expiry = self._expiry(key)

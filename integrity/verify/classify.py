@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from integrity.expiry import NO_EXPIRY
 from integrity.kinds import HASH
 from integrity.kinds.field_expiry import FieldExpiries
@@ -62,7 +64,10 @@ def classify(database: int, key: bytes, source: Look, target: Look, tolerance_ms
         ours, theirs = source.field_expiries or FieldExpiries(), target.field_expiries or FieldExpiries()
         apart = ours.difference(theirs, tolerance_ms) if len(ours) or len(theirs) else None
         if apart is not None:
-            findings.append(finding(FindingClass.FIELD_EXPIRY, apart))
+            found = finding(FindingClass.FIELD_EXPIRY, apart.text)
+            findings.append(
+                replace(found, source_expiry_ms=apart.source_ms, target_expiry_ms=apart.target_ms)
+            )
     return findings
 
 

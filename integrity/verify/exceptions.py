@@ -2,7 +2,8 @@
 
 * ``verify.extra_keys=allow``: a key that only the target has.
 * ``copy.conflict=skip``: a key whose target value the copy kept, and recorded as skipped.
-* ``expiry-limit``: Dragonfly keeps no expiry further away than 268,435,455 seconds (8.5 years) and takes that instead.
+* ``expiry-limit``: Dragonfly keeps no expiry further away than 268,435,455 seconds (8.5 years) and takes that instead,
+  of a key or of a hash field.
 * ``typed-rewrite``: a stream that had to be written with typed commands, whose counters the target cannot be told;
   the copy recorded it as ``not-carried``.
 """
@@ -24,6 +25,7 @@ EXPIRY_LIMIT: Final = "expiry-limit"
 _DRAGONFLY_LIMIT_MS: Final = 268_435_455_000
 _WRITTEN_WITHIN_MS: Final = 90 * 24 * 3600 * 1000
 """How long ago a clamped expiry may have been written: it lies that much before the limit by now."""
+_EXPIRIES: Final = frozenset({FindingClass.EXPIRY, FindingClass.FIELD_EXPIRY})
 _CLOCKS_MS: Final = 60_000
 """How far the servers' clocks may be from this machine's."""
 
@@ -71,7 +73,7 @@ class FindingRules:
             rule = "verify.extra_keys=allow"
         elif place in skipped:
             rule = "copy.conflict=skip"
-        elif finding.finding_class is FindingClass.EXPIRY and self._beyond_limit(finding):
+        elif finding.finding_class in _EXPIRIES and self._beyond_limit(finding):
             rule = EXPIRY_LIMIT
         elif _only_counters(finding) and place in not_carried:
             rule = TYPED_REWRITE

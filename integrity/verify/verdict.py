@@ -69,12 +69,13 @@ def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingStat
             Verdict.INCONCLUSIVE,
             f"{unreadable:,} keys could not be compared; all others ({coverage.compared:,}) agree.",
         )
-    if not coverage.compared:
-        return Conclusion(
-            Verdict.INCONCLUSIVE, "No key was compared: the source holds none, or all of them expired."
-        )
-    agree = f"All {coverage.compared:,} keys agree in value, type and expiry"
     left_out = sum(coverage.excluded.values())
+    if not coverage.compared:
+        why = "the source holds none, or all of them expired"
+        if left_out:
+            why = f"the run's rules left out {left_out:,} keys of the source, and it holds no other"
+        return Conclusion(Verdict.INCONCLUSIVE, f"No key was compared: {why}.")
+    agree = f"All {coverage.compared:,} keys agree in value, type and expiry"
     aside = f" The run's rules left out {left_out:,} keys of the source." if left_out else ""
     if exceptions:
         return Conclusion(

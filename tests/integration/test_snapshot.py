@@ -23,7 +23,7 @@ from integrity.endpoint import Endpoint
 from integrity.errors import ServerUnreachable
 from integrity.keyspace import KeyspaceReader, Page
 from integrity.replies import Reply
-from integrity.settings import EndpointSettings
+from integrity.settings import BigValueSettings, EndpointSettings
 from integrity.snapshot.create import Snapshot, SnapshotTaker
 from integrity.snapshot.manifest import ManifestRow, read_manifest
 from tests.cli import CompletedRun, Greenfly, dig
@@ -233,7 +233,12 @@ def test_a_type_without_a_canonical_form_is_counted(green_dragonfly: Store, gree
 def taker(blue: Store, folder: Path) -> SnapshotTaker:
     endpoint = Endpoint.from_settings("source", EndpointSettings.model_validate({"url": blue.url}))
     return SnapshotTaker(
-        endpoint, endpoint.identify(), folder / "taken", batch_keys=50, on_progress=lambda keys, size: None
+        endpoint,
+        endpoint.identify(),
+        folder / "taken",
+        batch_keys=50,
+        big_values=BigValueSettings(),
+        on_progress=lambda keys, size: None,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from greenfly.demo.dataset import fill
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint
-from integrity.settings import ConflictPolicy, EndpointSettings
+from integrity.settings import BigValueSettings, ConflictPolicy, EndpointSettings
 from integrity.snapshot import prove, restore
 from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.files import hash_file
@@ -403,6 +403,7 @@ def test_no_more_than_two_batches_are_held(
         conflict=ConflictPolicy.FAIL,
         databases=None,
         batch_keys=1_000,
+        big_values=BigValueSettings(),
         on_progress=lambda keys, size: batches.append(keys),
     )
 

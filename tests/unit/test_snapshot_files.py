@@ -79,7 +79,7 @@ CHANGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "longer": lambda data: data + b"x",
     "a bit of the last chunk": lambda data: data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
-    "a bit of the head": lambda data: data[:90] + bytes([data[90] ^ 1]) + data[91:],
+    "a letter of the head": lambda data: data[:90] + (b"B" if data[90:91] == b"A" else b"A") + data[91:],
     "another file": lambda data: b"not encrypted at all" * 100,
     "another key": lambda data: pyrage.encrypt(CONTENT, [OTHER.to_public()]),
 }
@@ -91,7 +91,7 @@ def test_a_changed_file_or_a_wrong_key_is_told_by_the_files_name(tmp_path: Path,
     write(path, [CONTENT], sealed=True)
     path.write_bytes(CHANGES[change](path.read_bytes()))
     # What stands in the head for a key cannot be told from what stands there for another one.
-    told = "another key" if change in ("another key", "a bit of the head") else "decrypt"
+    told = "another key" if change in ("another key", "a letter of the head") else "decrypt"
 
     with pytest.raises(ArtifactError, match=told) as streamed:
         read_all(path)

@@ -1,0 +1,130 @@
+"""Restoring one big value with typed commands, in pieces, to a temporary key that is renamed into place.
+
+One ``RESTORE`` of a value of hundreds of megabytes would hold it several times over, here and on the target, and stop
+the target meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from integrity.endpoint import Identity
+from integrity.expiry import clock_ms
+from integrity.kinds import KINDS
+from integrity.kinds.pieces import Piece, PieceSize, WriteRefused
+from integrity.replies import ErrorReply, Reply
+from integrity.settings import ConflictPolicy
+from integrity.snapshot.decode import Body, MalformedBody, pieces_of
+from integrity.snapshot.manifest import ManifestRow
+from integrity.snapshot.walk import Damage
+from integrity.transfer.payload import KIND_BY_RDB_TYPE
+from integrity.transfer.rewrite import ENDS_THE_RUN
+from integrity.transfer.temporary import TemporaryNames
+from integrity.wire import Connection, pack
+
+_SLOT: Final = 0
+_TRANSACTIONS: Final = frozenset({"redis", "valkey"})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one key."""
+
+    what: Literal["written", "kept", "refused"]
+    """``kept``: the target has this key, and the policy is not to replace it."""
+    detail: str = ""
+
+
+class BigRestorer:
+    """Writes single keys to the target's current database; no command may be in flight there.
+
+    :param names: temporary names that nobody else uses.
+    """
+
+    def __init__(
+        self,
+        target: Connection,
+        identity: Identity,
+        *,
+        names: TemporaryNames,
+        conflict: ConflictPolicy,
+        limit: PieceSize,
+    ) -> None:
+        self._target = target
+        self._in_transaction = identity.engine in _TRANSACTIONS
+        self._names = names
+        self._replace = conflict is ConflictPolicy.REPLACE
+        self._limit = limit
+
+    def write(self, row: ManifestRow, body: Body) -> Outcome:
+        """Write one key; *body* is used up, whatever happens.
+
+        :raises Damage: the body is not the one of the manifest; nothing is left of it.
+        :raises ServerError: the target is lost, full, read-only or refuses this user.
+        """
+        if not self._replace and self._target.command(b"EXISTS", row.key):
+            _drain(body.rest())
+            return Outcome("kept")
+        temporary = self._names.name(_SLOT, row.key)
+        try:
+            return self._write(row, temporary, pieces_of(row.rdb_type, body, self._limit))
+        except (WriteRefused, MalformedBody) as error:
+            self._target.command(b"UNLINK", temporary)
+            if isinstance(error, WriteRefused):
+                about_server = self._target.error_for(error.reply, "writing in pieces")
+                if isinstance(about_server, ENDS_THE_RUN):
+                    raise about_server from error
+            _drain(body.rest())
+            what = "the target refused it" if isinstance(error, WriteRefused) else "its body cannot be read"
+            return Outcome("refused", f"{what}: {error}")
+        except Damage:
+            self._target.command(b"UNLINK", temporary)
+            raise
+
+    def _write(self, row: ManifestRow, temporary: bytes, pieces: Iterable[Piece]) -> Outcome:
+        kind = KINDS[KIND_BY_RDB_TYPE[row.rdb_type].encode()]
+        lost = kind.write(self._target, temporary, pieces)
+        if lost:
+            # Without them, what was to expire would stay for ever.
+            self._target.command(b"UNLINK", temporary)
+            return Outcome("refused", f"the target cannot hold {' and '.join(lost)}")
+        if row.expiry_ms is not None:
+            self._expire(temporary, row.expiry_ms)
+        moved = self._move(temporary, row.key)
+        if isinstance(moved, ErrorReply):
+            if "no such key" not in str(moved).lower():
+                raise WriteRefused(moved)
+            # Its expiry has passed, and so has that of the old value's successor.
+            if self._replace:
+                self._target.command(b"UNLINK", row.key)
+        elif moved == 0:
+            self._target.command(b"UNLINK", temporary)
+            return Outcome("kept")
+        return Outcome("written")
+
+    def _expire(self, temporary: bytes, expiry_ms: int) -> None:
+        """Set the absolute expiry; where it is beyond the target's limit, the longest that the target has."""
+        reply = self._target.exchange([pack(b"PEXPIREAT", temporary, b"%d" % expiry_ms)])[0]
+        if isinstance(reply, ErrorReply) and "out of range" in str(reply).lower():
+            left = expiry_ms - clock_ms(self._target.command(b"TIME"))
+            reply = self._target.exchange([pack(b"PEXPIRE", temporary, b"%d" % left)])[0]
+        if isinstance(reply, ErrorReply):
+            raise WriteRefused(reply)
+
+    def _move(self, temporary: bytes, key: bytes) -> Reply:
+        if not self._replace:
+            return self._target.exchange([pack(b"RENAMENX", temporary, key)])[0]
+        rename = pack(b"RENAME", temporary, key)
+        if not self._in_transaction:
+            return self._target.exchange([rename])[0]
+        # RENAME frees the old value at once, which takes long for a large one; UNLINK frees it in the background.
+        commands = [pack(b"MULTI"), pack(b"UNLINK", key), rename, pack(b"EXEC")]
+        results = self._target.exchange(commands)[-1]
+        return results[-1] if isinstance(results, list) else results
+
+
+def _drain(rest: Iterator[bytes]) -> None:
+    for _ in rest:
+        pass
