@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from greenfly.demo.process import TlsPair, free_port
-from integrity.transfer.copy import TEMPORARY_PREFIX
+from integrity.transfer.temporary import PREFIX as TEMPORARY_PREFIX
 from tests.cli import CompletedRun, Greenfly, dig
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.aftermath import (
@@ -223,6 +223,7 @@ def user_without(store: Store, *commands: str) -> str:
     [
         *(("dump", "--snapshot"), ("scan", "--snapshot"), ("exec", "--snapshot"), ("info", "--snapshot")),
         *(("dump", "--no-snapshot"), ("scan", "--no-snapshot"), ("pexpiretime", "--no-snapshot")),
+        ("mget", "--no-snapshot"),
     ],
 )
 def test_a_source_user_who_lacks_a_right(
@@ -230,6 +231,7 @@ def test_a_source_user_who_lacks_a_right(
 ) -> None:
     source = start_redis()
     source.client.set("k", "v")
+    source.client.rpush("l", "v")
 
     run = migrate(greenfly, between(user_without(source, command), green_redis.url), snapshot)
 
@@ -239,32 +241,44 @@ def test_a_source_user_who_lacks_a_right(
     assert_works_now(greenfly, source.url, green_redis.url)
 
 
-@pytest.mark.parametrize("command", ["restore", "del", "info"])
+@pytest.mark.parametrize("command", ["restore", "mset", "pexpireat", "del", "info"])
 def test_a_redis_target_user_who_lacks_a_right(
-    data: Store, start_redis: StartServer, greenfly: Greenfly, command: str
+    blue: Store, start_redis: StartServer, greenfly: Greenfly, command: str
 ) -> None:
     target = start_redis()
+    _one_key_for(command, blue)
 
-    run = migrate(greenfly, between(data.url, user_without(target, command)))
+    run = migrate(greenfly, between(blue.url, user_without(target, command)))
 
     assert_failed(greenfly, run, 24, address=where(target.url), role="target")
     assert command in str(run.at("error", "problem")).lower()
-    assert target.client.dbsize() == 0
-    assert_works_now(greenfly, data.url, target.url)
+    if command != "pexpireat":
+        assert target.client.dbsize() == 0
+    assert_works_now(greenfly, blue.url, target.url, "--conflict", "replace")
+
+
+def _one_key_for(command: str, store: Store) -> None:
+    """A key that needs *command* at the target."""
+    if command.lower() == "restore":
+        store.client.rpush("k", "v")
+    else:
+        store.client.set("k", "v", ex=1000)
 
 
 @pytest.mark.dragonfly
-@pytest.mark.parametrize("command", ["RESTORE", "DEL"])
+@pytest.mark.parametrize("command", ["RESTORE", "MSET", "PEXPIREAT", "DEL"])
 def test_a_dragonfly_target_user_who_lacks_a_right(
-    data: Store, start_dragonfly: StartDragonfly, greenfly: Greenfly, command: str
+    blue: Store, start_dragonfly: StartDragonfly, greenfly: Greenfly, command: str
 ) -> None:
     target = start_dragonfly()
+    _one_key_for(command, blue)
 
-    run = migrate(greenfly, between(data.url, user_without(target, command)))
+    run = migrate(greenfly, between(blue.url, user_without(target, command)))
 
     assert_failed(greenfly, run, 24, address=where(target.url), role="target")
-    assert target.client.dbsize() == 0
-    assert_works_now(greenfly, data.url, target.url)
+    if command != "PEXPIREAT":
+        assert target.client.dbsize() == 0
+    assert_works_now(greenfly, blue.url, target.url, "--conflict", "replace")
 
 
 @pytest.mark.parametrize("command", ["get", "pexpiretime", "exists", "type"])
@@ -505,7 +519,7 @@ def test_a_target_that_is_a_dragonfly_replica(
 def loading(blue: Store, greenfly: Greenfly, start_redis: StartServer, tmp_path: Path) -> Store:
     """A Redis that loads a snapshot slowly."""
     noise(blue.client, 3_000, 10)
-    taken = run_here(greenfly, "snapshot", "--source", blue.url, "--json")
+    taken = run_here(greenfly, "snapshot", "take", "--source", blue.url, "--json")
     shutil.copy(Path(str(taken.at("snapshot"))) / "dump.rdb", tmp_path / "dump.rdb")
     store = start_redis(
         *("--dir", str(tmp_path), "--dbfilename", "dump.rdb"),

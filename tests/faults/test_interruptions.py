@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Dialect
 
 from integrity.ledger.models import UtcDateTime
-from integrity.transfer.copy import TEMPORARY_PREFIX
+from integrity.transfer.temporary import PREFIX as TEMPORARY_PREFIX
 from tests.cli import Greenfly, dig
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.aftermath import assert_closed, assert_same, assert_works_now
@@ -27,6 +27,8 @@ from tests.servers import Store
 KEYS = 6_000
 SLOWLY = {"GREENFLY_COPY__BATCH_KEYS": "1", "GREENFLY_LEASE_SECONDS": "1"}
 """A batch for each key makes a copy of little data last for seconds."""
+AT_ONCE = {"GREENFLY_RECONNECT_SECONDS": "0"}
+"""A lost server ends the run; :mod:`tests.faults.test_reconnect` is about waiting for it."""
 
 
 def fill_slowly_copied(store: Store) -> None:
@@ -51,7 +53,7 @@ def streamed(greenfly: Greenfly) -> int:
 
 def start_and_wait(greenfly: Greenfly, *arguments: str, keys: int = 300) -> subprocess.Popen[str]:
     """Start a migration and come back when it is in the middle of the copy."""
-    process = greenfly.start("migrate", *arguments, "--no-snapshot", "--json", env=SLOWLY)
+    process = greenfly.start("migrate", *arguments, "--no-snapshot", "--json", env=SLOWLY | AT_ONCE)
     deadline = monotonic() + 40
     while streamed(greenfly) < keys:
         assert process.poll() is None, process.communicate()
@@ -267,7 +269,8 @@ def test_a_server_that_dies_during_verify_is_inconclusive(
     target = start_redis()
     fill_slowly_copied(target)
     process = greenfly.start(
-        *("verify", *between(blue.url, target.url), "--json"), env={"GREENFLY_VERIFY__BATCH_KEYS": "1"}
+        *("verify", *between(blue.url, target.url), "--json"),
+        env={"GREENFLY_VERIFY__BATCH_KEYS": "1"} | AT_ONCE,
     )
     path, deadline = greenfly.state_dir / "ledger.sqlite3", monotonic() + 40
     while True:
@@ -301,7 +304,7 @@ def cut_before_rename(data: bytes) -> tuple[bytes, bool]:
 @pytest.fixture
 def half_replaced(blue: Store, green_dragonfly: Store) -> Store:
     for number in range(50):
-        blue.client.set(f"k:{number}", "new")
+        blue.client.rpush(f"k:{number}", "new")
         green_dragonfly.client.set(f"k:{number}", "old")
     return green_dragonfly
 
@@ -321,7 +324,9 @@ def test_a_temporary_key_of_a_broken_run_does_not_stay(
 
     with Proxy(half_replaced.url, cut_before_rename, wait_for_it) as proxy:
         servers = between(blue.url, proxy.url)
-        broken = run_here(greenfly, "migrate", *servers, "--no-snapshot", "--json", "--conflict", "replace")
+        broken = run_here(
+            *(greenfly, "migrate", *servers, "--no-snapshot", "--json", "--conflict", "replace"), env=AT_ONCE
+        )
         assert broken.exit_code == 20, broken.stderr
         assert proxy.cuts
         assert temporary(), "the connection was cut where a temporary key is left"
@@ -350,8 +355,8 @@ def test_a_connection_that_breaks_in_the_middle_of_a_command_is_made_good(
     blue: Store, green: Store, greenfly: Greenfly, count: int
 ) -> None:
     for number in range(200):
-        blue.client.set(f"k:{number}", "value")
-    small = {"GREENFLY_COPY__BATCH_KEYS": "10"}
+        blue.client.rpush(f"k:{number}", "value")
+    small = {"GREENFLY_COPY__BATCH_KEYS": "10"} | AT_ONCE
 
     with Proxy(green.url, cut_after(count)) as proxy:
         servers = between(blue.url, proxy.url)
