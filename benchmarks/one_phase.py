@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--target-pid", type=int, required=True)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--no-probe", action="store_true", help="do not ask for the size of each key")
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     settings = load_settings(
         {
@@ -39,6 +40,7 @@ def main() -> None:
             "target": {"url": arguments.target},
             "state_dir": arguments.state_dir,
             "copy": {"probe_sizes": not arguments.no_probe},
+            "workers": arguments.workers,
         },
         environ={},
     ).settings
@@ -55,7 +57,8 @@ def main() -> None:
         )
         _phase(run, arguments.phase, found)
         seconds = time.monotonic() - started
-        client = time.process_time() - process_before
+        workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+        client = time.process_time() - process_before + workers.ru_utime + workers.ru_stime
         source, target = (_cpu(s) - before for s, before in zip(servers, cpu_before, strict=True))
     phase = next(p for p in ledger.phases(run.id) if p.name.value == arguments.phase)
     verdict = ledger.find_run(run.id).verdict
