@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -44,6 +45,9 @@ class StartDragonfly(Protocol):
 
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before anything reads it, and find the servers."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background like that, and every process of a test would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in list(os.environ):
         if name.startswith("PREFECT_") or (name.startswith("GREENFLY_") and not name.startswith(_KEPT)):
             del os.environ[name]

@@ -84,6 +84,13 @@ def compare(source_url: str, target_url: str, tolerance_ms: int = 1000) -> list[
     ]
 
 
+def read(url: str, database: int, key: bytes) -> Plain:
+    """One value, in a form that can be compared with ``==``; see :meth:`Stream.same` for streams."""
+    with _Side(url, database) as side:
+        (kind,), _ = side.types_and_expiries([key])
+        return side.values([(key, kind)])[0]
+
+
 def _compare_database(
     source_url: str, target_url: str, database: int, tolerance_ms: int
 ) -> Iterator[Difference]:
@@ -226,7 +233,7 @@ def _same_hyperloglog(ours: Plain, theirs: Plain) -> bool:
 
 def _registers(value: bytes) -> list[int] | None:
     """All 16,384 registers of a dense or sparse HyperLogLog, read bit by bit; None for any other string."""
-    if value[:4] != b"HYLL" or len(value) < 16:
+    if value[:4] != b"HYLL" or len(value) < 16 or value[4] > 1 or any(value[5:8]):
         return None
     body = value[16:]
     if value[4] == 0:

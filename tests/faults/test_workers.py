@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
-from collections.abc import Mapping
-from contextlib import closing
 from time import monotonic, sleep
 from typing import Final
 
@@ -16,15 +13,14 @@ import pytest
 
 from tests.cli import CompletedRun, Greenfly
 from tests.faults.aftermath import assert_closed, assert_same
+from tests.faults.midway import LEASE, at_most, checkpointed, ended, events, start_in_the_middle
 from tests.inprocess import between, run_here
 from tests.runs import detail
 from tests.servers import Store
 
 KEYS: Final = 100_000
 """In each of two databases; a range holds 20,000 at least."""
-FEWER: Final = 60_000
-LEASE: Final = {"GREENFLY_LEASE_SECONDS": "2", "GREENFLY_THROTTLE__ENABLED": "false"}
-
+FEWER: Final = 45_000
 # The server makes the keys itself, which takes a second where sending them would take ten.
 MAKE_KEYS: Final = """
 for n = tonumber(ARGV[1]), tonumber(ARGV[2]) do
@@ -72,52 +68,9 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return sorted(found, key=lambda child: child.pid)
 
 
-def checkpointed(greenfly: Greenfly, phase: str = "stream") -> int:
-    path = greenfly.state_dir / "ledger.sqlite3"
-    if not path.exists():
-        return 0
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
-        try:
-            row = database.execute("SELECT sum(keys) FROM checkpoint WHERE phase = ?", (phase,)).fetchone()
-        except sqlite3.OperationalError:
-            return 0
-    return int(row[0] or 0)
-
-
-def start_in_the_middle(
-    greenfly: Greenfly,
-    *arguments: str,
-    env: Mapping[str, str] = LEASE,
-    keys: int = 5_000,
-    phase: str = "stream",
-) -> subprocess.Popen[str]:
-    """Start a command and come back when that many keys are behind its checkpoints."""
-    process = greenfly.start(*arguments, "--json", env=env)
-    deadline = monotonic() + 60
-    while checkpointed(greenfly, phase) < keys:
-        assert process.poll() is None, process.communicate()
-        assert monotonic() < deadline, "it did not begin"
-        sleep(0.005)
-    return process
-
-
-def ended(process: subprocess.Popen[str]) -> CompletedRun:
-    out, err = process.communicate(timeout=120)
-    return CompletedRun((), process.returncode, out, err)
-
-
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
     """Whether all of them end within that time."""
     return not psutil.wait_procs(processes, timeout=seconds)[1]
-
-
-def events(greenfly: Greenfly, run: str, kind: str) -> int:
-    """How many events of that kind the run's history holds."""
-    with closing(sqlite3.connect(greenfly.state_dir / "ledger.sqlite3")) as database:
-        row = database.execute(
-            "SELECT count(*) FROM audit_event WHERE run_id = ? AND kind = ?", (run, kind)
-        ).fetchone()
-    return int(row[0])
 
 
 # -- the same as one ---------------------------------------------------------------------------------------------------
@@ -148,19 +101,15 @@ def test_two_and_three_workers_come_to_the_same_as_one(blue: Store, green: Store
 
 
 def test_workers_find_the_same_differences_as_one(blue: Store, green: Store, greenfly: Greenfly) -> None:
-    make_keys(blue, FEWER)
-    make_keys(green, FEWER)
+    for store in (blue, green):
+        send_keys(store, 0, 1, FEWER)
     for n in range(1, FEWER, 997):
         green.client.delete(f"key:{n}")
         green.client.set(f"only green:{n}", n)
         green.client.set(f"key:{n + 1}", "damaged")
     servers = between(blue.url, green.url)
-    # The two were filled by different means, so that most expiries differ; that is not what this is about.
-    env = {"GREENFLY_VERIFY__EXPIRY_TOLERANCE_MS": "600000"}
 
-    one, three = (
-        greenfly("verify", *servers, "--json", "--workers", workers, env=env) for workers in ("1", "3")
-    )
+    one, three = (greenfly("verify", *servers, "--json", "--workers", workers) for workers in ("1", "3"))
 
     assert one.exit_code == three.exit_code == 1
     assert one.at("findings", "open") == three.at("findings", "open")
@@ -191,14 +140,18 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_missing(
     blue: Store, green: Store, greenfly: Greenfly, phase: str
 ) -> None:
     make_keys(blue, FEWER)
+    copied_by: str | None = None
     if phase == "verify":
-        assert greenfly("migrate", *between(blue.url, green.url), "--no-snapshot").exit_code == 0
+        copied = greenfly("migrate", *between(blue.url, green.url), "--no-snapshot", "--json")
+        copied_by = str(copied.at("run"))
         command = ["verify", *between(blue.url, green.url)]
     else:
         command = ["migrate", *between(blue.url, green.url), "--no-snapshot"]
     # Slow enough to be killed in the middle.
-    env = LEASE | {"GREENFLY_THROTTLE__ENABLED": "true", "GREENFLY_THROTTLE__KEYS_PER_SECOND": "20000"}
-    process = start_in_the_middle(greenfly, *command, "--workers", "2", env=env, phase=phase)
+    env = at_most(20_000)
+    process = start_in_the_middle(
+        greenfly, *command, "--workers", "2", env=env, phase=phase, besides=copied_by
+    )
     workers = workers_of(process)
     assert len(workers) == 2
 
@@ -217,7 +170,7 @@ def test_workers_that_die_again_and_again_end_the_run_which_can_be_resumed(
 ) -> None:
     make_keys(blue, FEWER)
     servers = between(blue.url, green_redis.url)
-    env = LEASE | {"GREENFLY_THROTTLE__ENABLED": "true", "GREENFLY_THROTTLE__KEYS_PER_SECOND": "5000"}
+    env = at_most(5_000)
     process = start_in_the_middle(
         greenfly, "migrate", *servers, "--no-snapshot", "--workers", "2", env=env, keys=1_000
     )
@@ -242,11 +195,12 @@ def test_workers_that_die_again_and_again_end_the_run_which_can_be_resumed(
 
 @pytest.mark.parametrize(("before", "after"), [("2", "3"), ("3", "1"), ("1", "2")])
 def test_workers_end_with_the_process_that_owns_the_run_and_others_go_on(
-    blue: Store, green: Store, greenfly: Greenfly, before: str, after: str
+    blue: Store, green_redis: Store, greenfly: Greenfly, before: str, after: str
 ) -> None:
+    green = green_redis
     make_keys(blue, FEWER)
     servers = between(blue.url, green.url)
-    env = LEASE | {"GREENFLY_THROTTLE__ENABLED": "true", "GREENFLY_THROTTLE__KEYS_PER_SECOND": "20000"}
+    env = at_most(20_000)
     process = start_in_the_middle(
         greenfly, "migrate", *servers, "--no-snapshot", "--workers", before, env=env
     )
@@ -271,7 +225,7 @@ def test_a_signal_ends_the_workers_too(
     blue: Store, green_redis: Store, greenfly: Greenfly, number: signal.Signals
 ) -> None:
     make_keys(blue, FEWER)
-    env = LEASE | {"GREENFLY_THROTTLE__ENABLED": "true", "GREENFLY_THROTTLE__KEYS_PER_SECOND": "10000"}
+    env = at_most(10_000)
     servers = between(blue.url, green_redis.url)
     process = start_in_the_middle(greenfly, "migrate", *servers, "--no-snapshot", "--workers", "2", env=env)
     workers = workers_of(process)

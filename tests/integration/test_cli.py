@@ -19,7 +19,17 @@ from tests.inprocess import between, run_here
 from tests.servers import Store
 
 COMMANDS = (
-    *((), ("migrate",), ("verify",), ("snapshot",), ("report",), ("demo",), ("exit-codes",)),
+    *(
+        (),
+        ("migrate",),
+        ("verify",),
+        ("repair",),
+        ("snapshot",),
+        ("snapshot", "take"),
+        ("report",),
+        ("demo",),
+        ("exit-codes",),
+    ),
     *(("runs",), ("runs", "list"), ("runs", "show"), ("flow",), ("flow", "migrate")),
     *(("config",), ("config", "show"), ("audit",), ("audit", "verify")),
 )
@@ -117,7 +127,8 @@ def test_the_module_can_be_run(greenfly: Greenfly) -> None:
         ("migrate", "--nonsense"),
         ("migrate", "--sources", "redis://x"),
         ("verify", "--conflict", "replace"),
-        ("snapshot", "--target", "redis://x"),
+        ("snapshot", "take", "--target", "redis://x"),
+        ("snapshot", "--source", "redis://x"),
         ("runs", "show"),
         ("runs", "list", "--limit", "0"),
         ("runs", "list", "--limit", "many"),
@@ -143,8 +154,8 @@ def test_an_unknown_run_ends_with_2(greenfly: Greenfly, command: tuple[str, ...]
 
 
 def test_no_servers_ends_with_2_and_tells_how_to_name_them(greenfly: Greenfly) -> None:
-    for command in ("migrate", "verify", "snapshot"):
-        run = run_here(greenfly, command)
+    for command in (("migrate",), ("verify",), ("snapshot", "take")):
+        run = run_here(greenfly, *command)
         assert run.exit_code == 2
         assert "--source" in run.stderr
 
@@ -159,7 +170,7 @@ def test_json_of_every_command_is_one_object(
     for command, code in (
         (("verify", *servers), 1),
         (("verify", *servers, "--allow-extra"), 0),
-        (("snapshot", "--source", blue.url), 0),
+        (("snapshot", "take", "--source", blue.url), 0),
         (("migrate", *servers), 4),
         (("runs", "list"), 0),
         (("runs", "show", "latest"), 0),
@@ -232,7 +243,7 @@ def test_an_empty_ledger_is_listed_as_such(greenfly: Greenfly) -> None:
 
 
 def test_the_newest_runs_come_first_and_the_limit_holds(blue: Store, greenfly: Greenfly) -> None:
-    made = [run_id(run_here(greenfly, "snapshot", "--source", blue.url, "--json")) for _ in range(3)]
+    made = [run_id(run_here(greenfly, "snapshot", "take", "--source", blue.url, "--json")) for _ in range(3)]
 
     listed = run_here(greenfly, "runs", "list", "--limit", "2", "--json").at("runs")
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from greenfly.demo.dataset import fill
-from integrity.expiry import take_expiries
-from integrity.replies import Reply
-from integrity.transfer.copy import TEMPORARY_PREFIX
+from integrity.transfer.temporary import PREFIX as TEMPORARY_PREFIX
 from tests.cli import CompletedRun, Greenfly, dig
 from tests.conftest import StartServer
 from tests.inprocess import between, run_here
@@ -207,7 +205,7 @@ def test_replace_twice_is_replace_once(blue: Store, green: Store, greenfly: Gree
 def test_replace_writes_through_temporary_keys_on_dragonfly_only(
     blue: Store, green_redis: Store, green_dragonfly: Store, greenfly: Greenfly
 ) -> None:
-    blue.client.set("k", "v")
+    blue.client.rpush("k", "v")
     renames = []
     for green in (green_redis, green_dragonfly):
         green.client.set("k", "old")
@@ -250,33 +248,33 @@ def test_keys_that_expire_during_the_run_are_no_difference(
     }
 
 
-def expire_on_the_way(monkeypatch: pytest.MonkeyPatch, doomed: int) -> None:
-    """Let the copy see an expiry that passes before the target gets to it."""
-    honest = take_expiries
+DOOMED = 4_000_000_000_000
 
-    def take(replies: Sequence[Reply], *, absolute: bool) -> list[Reply]:
-        return [1 if expiry == doomed else expiry for expiry in honest(replies, absolute=absolute)]
 
-    monkeypatch.setattr("integrity.transfer.copy.take_expiries", take)
+def expire_on_the_way(data: bytes) -> tuple[bytes, bool]:
+    """Let an expiry pass before the target gets to it."""
+    return data.replace(b"%d" % DOOMED, b"%d" % (DOOMED // 4)), False
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip", "replace"])
 def test_a_key_whose_expiry_passes_on_the_way_takes_its_old_value_with_it(
-    blue: Store, green: Store, greenfly: Greenfly, monkeypatch: pytest.MonkeyPatch, policy: str
+    blue: Store, green: Store, greenfly: Greenfly, policy: str
 ) -> None:
-    doomed = 4_000_000_000_000
     blue.client.set("stays", "v")
-    blue.client.set("goes", "v", pxat=doomed)
+    blue.client.set("goes", "v", pxat=DOOMED)
+    blue.client.rpush("goes too", "v")
+    blue.client.pexpireat("goes too", DOOMED)
     if policy == "replace":
-        green.client.set("goes", "old")
-        green.client.set("stays", "old")
-    expire_on_the_way(monkeypatch, doomed)
+        for key in ("stays", "goes", "goes too"):
+            green.client.set(key, "old")
 
-    run = migrate(greenfly, blue.url, green.url, "--conflict", policy)
+    with Proxy(green.url, expire_on_the_way) as proxy:
+        run = migrate(greenfly, blue.url, proxy.url, "--conflict", policy)
 
     assert all_keys(green) == {(0, b"stays")}
-    # Here the source still has it, so verify says what is true.
-    assert (run.exit_code, findings(run)) == (1, [("missing", "open", 0, b"goes")])
+    # Here the source still has them, so verify says what is true.
+    missing = [("missing", "open", 0, key) for key in (b"goes", b"goes too")]
+    assert (run.exit_code, findings(run)) == (1, missing)
 
 
 # -- payloads that the target refuses ----------------------------------------------------------------------------------
@@ -286,18 +284,44 @@ MARKER = b"payload that breaks"
 
 def break_payloads(data: bytes) -> tuple[bytes, bool]:
     """Change a value inside its payload, so that the payload's checksum no longer fits."""
-    return data.replace(MARKER, MARKER[::-1]), False
+    return (data.replace(MARKER, MARKER[::-1]) if b"RESTORE" in data else data), False
+
+
+def break_everything(data: bytes) -> tuple[bytes, bool]:
+    """Break payloads, and the typed command that would be tried instead."""
+    return break_payloads(data)[0].replace(b"$5\r\nRPUSH\r\n", b"$5\r\nRUSH!\r\n"), False
 
 
 @pytest.mark.parametrize("policy", ["fail", "skip", "replace"])
-def test_a_refused_payload_is_a_finding_and_a_fail(
+def test_a_refused_payload_is_rewritten_with_typed_commands(
     blue: Store, green: Store, greenfly: Greenfly, policy: str
 ) -> None:
     for number in range(200):
         blue.client.set(f"fine:{number}", number)
-    blue.client.set("broken", MARKER)
+    blue.client.rpush("broken", MARKER)
+    blue.client.pexpire("broken", 3_600_000)
+    if policy == "replace":
+        green.client.set("broken", "old")
 
     with Proxy(green.url, break_payloads) as proxy:
+        run = migrate(greenfly, blue.url, proxy.url, "--conflict", policy)
+
+    assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stderr
+    assert findings(run) == []
+    figures = [stream_detail(run, name) for name in ("written", "rewritten", "refused")]
+    assert figures == [201, 1, 0]
+    assert compare(blue.url, green.url) == []
+
+
+@pytest.mark.parametrize("policy", ["fail", "skip", "replace"])
+def test_a_key_that_can_be_written_in_no_way_is_a_finding_and_a_fail(
+    blue: Store, green: Store, greenfly: Greenfly, policy: str
+) -> None:
+    for number in range(200):
+        blue.client.set(f"fine:{number}", number)
+    blue.client.rpush("broken", MARKER)
+
+    with Proxy(green.url, break_everything) as proxy:
         run = migrate(greenfly, blue.url, proxy.url, "--conflict", policy)
 
     assert (run.exit_code, run.at("verdict")) == (1, "FAIL"), run.stderr
@@ -306,21 +330,21 @@ def test_a_refused_payload_is_a_finding_and_a_fail(
     assert [(d.key, d.what) for d in compare(blue.url, green.url)] == [(b"broken", "missing")]
 
 
-def test_a_refused_payload_leaves_the_old_value_under_replace(
+def test_a_key_that_can_be_written_in_no_way_leaves_the_old_value_under_replace(
     blue: Store, green: Store, greenfly: Greenfly
 ) -> None:
-    blue.client.set("broken", MARKER)
+    blue.client.rpush("broken", MARKER)
     blue.client.set("fine", "new")
     green.client.set("broken", "old")
     green.client.set("fine", "old")
 
-    with Proxy(green.url, break_payloads) as proxy:
+    with Proxy(green.url, break_everything) as proxy:
         run = migrate(greenfly, blue.url, proxy.url, "--conflict", "replace")
 
     assert (run.exit_code, run.at("verdict")) == (1, "FAIL"), run.stderr
     assert green.client.get("broken") == b"old"
     assert green.client.get("fine") == b"new"
-    assert findings(run) == [("refused", "open", 0, b"broken"), ("value", "open", 0, b"broken")]
+    assert findings(run) == [("refused", "open", 0, b"broken"), ("type", "open", 0, b"broken")]
 
 
 @pytest.mark.dragonfly
@@ -329,12 +353,15 @@ def test_a_type_that_the_target_does_not_know_is_refused_by_name(
 ) -> None:
     with Raw(green_dragonfly.url) as raw:
         raw("JSON.SET", "document", "$", '{"a": 1}')
+        raw("BF.ADD", "filter", "a")
         raw("SET", "plain", "v")
 
     run = migrate(greenfly, green_dragonfly.url, green_redis.url)
 
     assert (run.exit_code, run.at("verdict")) == (1, "FAIL"), run.stderr
-    assert findings(run) == [("missing", "open", 0, b"document"), ("refused", "open", 0, b"document")]
+    assert findings(run) == [
+        (kind, "open", 0, key) for kind in ("missing", "refused") for key in (b"document", b"filter")
+    ]
     assert green_redis.client.get("plain") == b"v"
 
 
@@ -342,7 +369,7 @@ def test_an_error_about_the_server_ends_the_run_instead_of_becoming_findings(
     blue: Store, start_redis: StartServer, greenfly: Greenfly
 ) -> None:
     for number in range(50):
-        blue.client.set(f"k:{number}", number)
+        blue.client.rpush(f"k:{number}", number)
     target = start_redis()
     target.client.execute_command("ACL", "SETUSER", "default", "-restore")  # type: ignore[no-untyped-call]
 

@@ -19,6 +19,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 SERVER_ERRORS: dict[type[ServerError], int] = {
     errors.ServerUnreachable: 0,
+    errors.ServerRestarted: 0,
     errors.AuthenticationFailed: 1,
     errors.TlsFailed: 2,
     errors.ServerNotReady: 3,

@@ -103,3 +103,13 @@ def test_a_run_limited_to_some_databases_claims_nothing_about_the_others() -> No
     assert limited.verdict is everywhere.verdict is Verdict.PASS
     assert "database 0, 3" in limited.reason
     assert "database" not in everywhere.reason
+
+
+def test_rules_that_left_out_every_key_are_named_as_the_reason() -> None:
+    left_out = conclude(Coverage(12, 0, 0, excluded={"include": 7, "type list": 5}), {})
+    empty = conclude(Coverage(0, 0, 0), {})
+
+    assert left_out.verdict is empty.verdict is Verdict.INCONCLUSIVE
+    assert "rules left out 12 keys" in left_out.reason
+    assert "holds none" not in left_out.reason
+    assert "rules" not in empty.reason
