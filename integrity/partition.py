@@ -4,7 +4,8 @@
   therefore one contiguous stretch: range *i* of 2^k begins at the cursor that is *i* with its k bits reversed, and
   ends where the low k bits of the returned cursor are others.  A page can reach into the next range; the keys it
   brings from there are known, because the next range's first page brings them too (:class:`KeyspaceReader` asks).
-* Dragonfly scans one shard after the other, and a cursor says which (cursor modulo 1024).  No page reaches over.
+* Dragonfly scans one shard after the other, and a cursor says which (cursor modulo 1024).  A page that a shard does
+  not fill goes on in the next one, so here too a page can reach over.
 
 The last range always goes on until the cursor is 0, so that a wrong idea of how many ranges there are costs
 balance, never a key.
@@ -50,9 +51,7 @@ class CursorRange:
     @property
     def next_start(self) -> int | None:
         """Where the next range begins, if a page of this one can reach into it."""
-        return (
-            self._start_of(self.index + 1) if self.style == "bits" and self.index + 1 < self.count else None
-        )
+        return self._start_of(self.index + 1) if self.index + 1 < self.count else None
 
     def _start_of(self, index: int) -> int:
         if self.style != "bits":
