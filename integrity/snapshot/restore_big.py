@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from integrity.endpoint import Identity
-from integrity.expiry import clock_ms
 from integrity.kinds import KINDS
 from integrity.kinds.pieces import Piece, PieceSize, WriteRefused
-from integrity.replies import ErrorReply, Reply
+from integrity.replies import ErrorReply
 from integrity.settings import ConflictPolicy
 from integrity.snapshot.decode import Body, MalformedBody, pieces_of
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.walk import Damage
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
+from integrity.transfer.place import rename, set_expiry
 from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames
-from integrity.wire import Connection, pack
+from integrity.wire import Connection
 
 _SLOT: Final = 0
 _TRANSACTIONS: Final = frozenset({"redis", "valkey"})
@@ -91,8 +91,14 @@ class BigRestorer:
             self._target.command(b"UNLINK", temporary)
             return Outcome("refused", f"the target cannot hold {' and '.join(lost)}")
         if row.expiry_ms is not None:
-            self._expire(temporary, row.expiry_ms)
-        moved = self._move(temporary, row.key)
+            set_expiry(self._target, temporary, row.expiry_ms)
+        moved = rename(
+            self._target,
+            temporary,
+            row.key,
+            only_new=not self._replace,
+            in_transaction=self._in_transaction,
+        )
         if isinstance(moved, ErrorReply):
             if "no such key" not in str(moved).lower():
                 raise WriteRefused(moved)
@@ -103,26 +109,6 @@ class BigRestorer:
             self._target.command(b"UNLINK", temporary)
             return Outcome("kept")
         return Outcome("written")
-
-    def _expire(self, temporary: bytes, expiry_ms: int) -> None:
-        """Set the absolute expiry; where it is beyond the target's limit, the longest that the target has."""
-        reply = self._target.exchange([pack(b"PEXPIREAT", temporary, b"%d" % expiry_ms)])[0]
-        if isinstance(reply, ErrorReply) and "out of range" in str(reply).lower():
-            left = expiry_ms - clock_ms(self._target.command(b"TIME"))
-            reply = self._target.exchange([pack(b"PEXPIRE", temporary, b"%d" % left)])[0]
-        if isinstance(reply, ErrorReply):
-            raise WriteRefused(reply)
-
-    def _move(self, temporary: bytes, key: bytes) -> Reply:
-        if not self._replace:
-            return self._target.exchange([pack(b"RENAMENX", temporary, key)])[0]
-        rename = pack(b"RENAME", temporary, key)
-        if not self._in_transaction:
-            return self._target.exchange([rename])[0]
-        # RENAME frees the old value at once, which takes long for a large one; UNLINK frees it in the background.
-        commands = [pack(b"MULTI"), pack(b"UNLINK", key), rename, pack(b"EXEC")]
-        results = self._target.exchange(commands)[-1]
-        return results[-1] if isinstance(results, list) else results
 
 
 def _drain(rest: Iterator[bytes]) -> None:

@@ -18,15 +18,16 @@ from integrity.errors import (
     ServerNotReady,
     ServerReadOnly,
 )
-from integrity.expiry import NO_EXPIRY, NO_KEY, clock_ms, expiry_commands, take_expiries
+from integrity.expiry import NO_EXPIRY, NO_KEY, expiry_commands, take_expiries
 from integrity.kinds import KINDS, Kind, MalformedReply
 from integrity.kinds.member_expiry import with_member_expiries
 from integrity.kinds.pieces import Piece, PieceSize, ValueChanged, WriteRefused
 from integrity.pace import FullSpeed, Pace
-from integrity.replies import ErrorReply, Reply
+from integrity.replies import ErrorReply
 from integrity.standby import Standby
+from integrity.transfer.place import rename, set_expiry
 from integrity.transfer.temporary import TemporaryNames
-from integrity.wire import Connection, argument, pack
+from integrity.wire import Connection, argument
 
 ENDS_THE_RUN: Final = (ServerFull, ServerReadOnly, ServerNotReady, PermissionRefused, AuthenticationFailed)
 """Refusals that are about the server, not the key: every further key would meet them."""
@@ -160,8 +161,14 @@ class Rewriter:
             self._target.command(b"UNLINK", temporary)
             return Rewritten("vanished", kind.name)
         if expiry != NO_EXPIRY:
-            self._expire(temporary, expiry)
-        moved = self._move(temporary, target_key)
+            set_expiry(self._target, temporary, expiry)
+        moved = rename(
+            self._target,
+            temporary,
+            target_key,
+            only_new=self._keep_existing,
+            in_transaction=self._in_transaction,
+        )
         if isinstance(moved, ErrorReply):
             if "no such key" in str(moved).lower():
                 return Rewritten("vanished", kind.name)  # Its expiry has passed.
@@ -178,23 +185,3 @@ class Rewriter:
         if isinstance(expiry, ErrorReply):
             raise self._source.error_for(expiry, "PEXPIRETIME")
         return expiry if isinstance(expiry, int) else NO_KEY
-
-    def _expire(self, temporary: bytes, expiry_ms: int) -> None:
-        """Set the absolute expiry; where it is beyond the target's limit, the longest that the target has."""
-        reply = self._target.exchange([pack(b"PEXPIREAT", temporary, b"%d" % expiry_ms)])[0]
-        if isinstance(reply, ErrorReply) and "out of range" in str(reply).lower():
-            left = expiry_ms - clock_ms(self._target.command(b"TIME"))
-            reply = self._target.exchange([pack(b"PEXPIRE", temporary, b"%d" % left)])[0]
-        if isinstance(reply, ErrorReply):
-            raise WriteRefused(reply)
-
-    def _move(self, temporary: bytes, target_key: bytes) -> Reply:
-        if self._keep_existing:
-            return self._target.exchange([pack(b"RENAMENX", temporary, target_key)])[0]
-        rename = pack(b"RENAME", temporary, target_key)
-        if not self._in_transaction:
-            return self._target.exchange([rename])[0]
-        # RENAME frees the old value at once, which takes long for a large one; UNLINK frees it in the background.
-        commands = [pack(b"MULTI"), pack(b"UNLINK", target_key), rename, pack(b"EXEC")]
-        results = self._target.exchange(commands)[-1]
-        return results[-1] if isinstance(results, list) else results
