@@ -32,7 +32,7 @@ from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.restore_big import BigRestorer
 from integrity.snapshot.totals import RefusedKey, RestoreTotals
 from integrity.snapshot.walk import RdbWalk
-from integrity.transfer.payload import FOOTER_BYTES, lowest_rdb_version, rdb_version, with_rdb_version
+from integrity.transfer.payload import FOOTER_BYTES, for_older_server, lowest_rdb_version
 from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames, shard_count
 from integrity.wire import Connection, argument, pack
@@ -272,12 +272,10 @@ class Restorer:
         """Try payloads once more that the target refused for their RDB version alone; see :mod:`~.transfer.copy`."""
         again: list[int] = []
         for position, reply in enumerate(replies):
-            if isinstance(reply, ErrorReply) and "version or checksum" in str(reply):
-                payload = batch.payloads[position]
-                version = lowest_rdb_version(payload[0])
-                if version is not None and version < rdb_version(payload):
-                    again.append(position)
-                    batch.payloads[position] = with_rdb_version(payload, version)
+            payload = for_older_server(batch.payloads[position], reply)
+            if payload is not None:
+                again.append(position)
+                batch.payloads[position] = payload
         if not again:
             return
         rows = [batch.rows[i] for i in again]

@@ -43,7 +43,7 @@ from integrity.transfer.batch import (
     Packed,
     Portion,
 )
-from integrity.transfer.payload import KIND_BY_RDB_TYPE, lowest_rdb_version, rdb_version, with_rdb_version
+from integrity.transfer.payload import KIND_BY_RDB_TYPE, for_older_server
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
 from integrity.transfer.temporary import TemporaryNames, shard_count
 from integrity.wire import Connection, argument
@@ -408,25 +408,17 @@ class Copier:
         )
 
     def _relabel_refused(self, target: Connection, sent: Portion, replies: list[Reply]) -> None:
-        """Try payloads once more that the target refused for their RDB version alone.
-
-        A newer server writes the same body under a newer version (Valkey 9 writes 80, Redis 8.6 writes 13).  Where the
-        type byte is one that older servers know, the body goes again under the oldest version that has it; whether it
-        arrived as the same value is for the verification to say, as for every key.
-        """
+        """Try payloads once more that the target refused for their RDB version alone."""
+        if replies.count(b"OK") == len(replies):
+            return
         again: list[int] = []
-        payloads: list[bytes] = []
         for position, reply in enumerate(replies):
-            if isinstance(reply, ErrorReply) and "version or checksum" in str(reply):
-                payload = sent.values[position]
-                version = lowest_rdb_version(payload[0])
-                if version is not None and version < rdb_version(payload):
-                    again.append(position)
-                    payloads.append(with_rdb_version(payload, version))
+            payload = for_older_server(sent.values[position], reply)
+            if payload is not None:
+                again.append(position)
+                sent.values[position] = payload
         if not again:
             return
-        for position, payload in zip(again, payloads, strict=True):
-            sent.values[position] = payload
         part = sent.only(again)
         target.send(self._packer.restores(part))
         for position, reply in zip(again, target.receive_many(len(again)), strict=True):

@@ -10,6 +10,8 @@ from typing import Final
 
 import anycrc
 
+from integrity.replies import ErrorReply, Reply
+
 FOOTER_BYTES: Final = 10
 _CRC64: Final = anycrc.Model("CRC64-REDIS")
 
@@ -52,3 +54,17 @@ def with_rdb_version(payload: bytes, version: int) -> bytes:
     """The same payload under another RDB version, its CRC-64 computed anew."""
     body = payload[:-FOOTER_BYTES] + version.to_bytes(2, "little")
     return body + int(_CRC64.calc(body)).to_bytes(8, "little")
+
+
+def for_older_server(payload: bytes, refusal: Reply) -> bytes | None:
+    """The payload under the oldest RDB version that has its type, where *refusal* is about the version alone.
+
+    A newer server writes the same body under a newer version (Valkey 9 writes 80, Redis 8.6 writes 13).  Whether it
+    arrived as the same value is for the verification to say, as for every key.  None where that cannot help.
+    """
+    if not isinstance(refusal, ErrorReply) or "version or checksum" not in str(refusal):
+        return None
+    version = lowest_rdb_version(payload[0])
+    if version is None or version >= rdb_version(payload):
+        return None
+    return with_rdb_version(payload, version)

@@ -18,7 +18,7 @@ from integrity.kinds.pieces import PieceSize
 from integrity.replies import ErrorReply, Reply
 from integrity.settings import BigValueSettings
 from integrity.standby import Standby
-from integrity.transfer.payload import KIND_BY_RDB_TYPE, lowest_rdb_version, rdb_version, with_rdb_version
+from integrity.transfer.payload import KIND_BY_RDB_TYPE, for_older_server
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
 from integrity.transfer.temporary import TemporaryNames
 from integrity.wire import argument, pack
@@ -124,12 +124,10 @@ class KeyCopier:
         """The target's answer, the payload as it was sent last, and whether that was under an older RDB version."""
         when = b"%d" % max(0, expiry)
         reply = self._put(target_key, when, payload)
-        if isinstance(reply, ErrorReply) and "version or checksum" in str(reply):
-            version = lowest_rdb_version(payload[0])
-            if version is not None and version < rdb_version(payload):
-                payload = with_rdb_version(payload, version)
-                return self._put(target_key, when, payload), payload, True
-        return reply, payload, False
+        older = for_older_server(payload, reply)
+        if older is None:
+            return reply, payload, False
+        return self._put(target_key, when, older), older, True
 
     def _put(self, target_key: bytes, when: bytes, payload: bytes) -> Reply:
         target = self._target.connection()
