@@ -20,9 +20,8 @@ def migrate(
     greenfly: Greenfly, source: str, target: str, *arguments: str, env: Mapping[str, str] | None = None
 ) -> CompletedRun:
     """A migration in this process, without a snapshot."""
-    return run_here(
-        *(greenfly, "migrate", *between(source, target), "--no-snapshot", "--json", *arguments), env=env
-    )
+    flags = (*between(source, target), "--no-snapshot", "--json", *arguments)
+    return run_here(greenfly, "migrate", *flags, env=env)
 
 
 def verify(
@@ -75,7 +74,7 @@ def all_keys(store: Store) -> set[tuple[int, bytes]]:
     found: set[tuple[int, bytes]] = set()
     for database in range(16):
         with Raw(store.url, database) as raw:
-            found |= {(database, key) for key in raw.keys()}
+            found |= {(database, key) for key in Raw.keys(raw)}
     return found
 
 

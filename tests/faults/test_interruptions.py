@@ -324,9 +324,8 @@ def test_a_temporary_key_of_a_broken_run_does_not_stay(
 
     with Proxy(half_replaced.url, cut_before_rename, wait_for_it) as proxy:
         servers = between(blue.url, proxy.url)
-        broken = run_here(
-            *(greenfly, "migrate", *servers, "--no-snapshot", "--json", "--conflict", "replace"), env=AT_ONCE
-        )
+        policy = ("--conflict", "replace")
+        broken = run_here(greenfly, "migrate", *servers, "--no-snapshot", "--json", *policy, env=AT_ONCE)
         assert broken.exit_code == 20, broken.stderr
         assert proxy.cuts
         assert temporary(), "the connection was cut where a temporary key is left"

@@ -1,4 +1,4 @@
-"""Servers that are lost for a moment, restart, or stay away: the run waits, begins again, or breaks off, and says so."""
+"""Servers that are lost for a moment, restart, or stay away: the run waits, begins again or breaks off, and says so."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.faults.aftermath import assert_closed, assert_same, assert_works_now
 from tests.faults.midway import at_most, ended, events, start_in_the_middle
 from tests.inprocess import between
 from tests.proxy import Proxy
-from tests.runs import detail, findings, migrate
+from tests.runs import detail, migrate
 from tests.servers import Store, connect
 
-KEYS: Final = 12_000
+KEYS: Final = 8_000
 SLOWLY: Final = at_most(6_000) | {"GREENFLY_COPY__BATCH_KEYS": "100", "GREENFLY_VERIFY__BATCH_KEYS": "100"}
 
 
@@ -97,19 +97,21 @@ def restartable(tmp_path: Path) -> Iterator[Callable[[str], Restartable]]:
 
 
 def fill(store: Store) -> None:
-    pipeline = store.client.pipeline(transaction=False)
-    for n in range(KEYS):
-        if n % 4:
-            pipeline.set(f"k:{n}", f"value {n}", px=3_600_000 + n if n % 3 else None)
-        else:
-            pipeline.rpush(f"k:{n}", n, n + 1)
-    pipeline.execute()
+    """Half of the keys in another database, so that two workers have something to do each."""
+    for database in (0, 3):
+        pipeline = store.database(database).pipeline(transaction=False)
+        for n in range(KEYS // 2):
+            if n % 4:
+                pipeline.set(f"k:{n}", f"value {n}", px=3_600_000 + n if n % 3 else None)
+            else:
+                pipeline.rpush(f"k:{n}", n, n + 1)
+        pipeline.execute()
 
 
 def begin(greenfly: Greenfly, phase: str, source: str, target: str, *arguments: str) -> subprocess.Popen[str]:
     """A migration, met in the middle of one of its phases."""
     command = ("migrate", *between(source, target), "--no-snapshot", *arguments)
-    return start_in_the_middle(greenfly, *command, env=SLOWLY, keys=2_000, phase=phase)
+    return start_in_the_middle(greenfly, *command, env=SLOWLY, keys=1_000, phase=phase)
 
 
 # -- connections that are cut ------------------------------------------------------------------------------------------
@@ -192,7 +194,7 @@ def test_a_server_that_hangs_for_a_while_is_waited_for(
     target = restartable("redis")
     env = SLOWLY | {"GREENFLY_TARGET__IO_TIMEOUT": "0.5", "GREENFLY_TARGET__CONNECT_TIMEOUT": "0.5"}
     command = ("migrate", *between(blue.url, target.url), "--no-snapshot")
-    process = start_in_the_middle(greenfly, *command, env=env, keys=2_000)
+    process = start_in_the_middle(greenfly, *command, env=env, keys=1_000)
 
     os.kill(target.pid, signal.SIGSTOP)
     sleep(1.5)
@@ -328,11 +330,13 @@ def test_a_server_that_stays_away_during_verify_is_inconclusive(
 def test_no_budget_ends_the_run_at_once(blue: Store, green_redis: Store, greenfly: Greenfly) -> None:
     blue.client.rpush("k", "v")
 
-    with Proxy(green_redis.url, lambda data: (data, b"RESTORE" in data)) as proxy:
+    def cut(data: bytes) -> tuple[bytes, bool]:
+        return (data[: len(data) // 2], True) if b"RESTORE" in data else (data, False)
+
+    with Proxy(green_redis.url, cut) as proxy:
         began = monotonic()
         run = migrate(greenfly, blue.url, proxy.url, "--reconnect", "0")
 
     assert monotonic() - began < 5
     assert run.exit_code == 20
     assert "Trying again" not in run.stderr
-    assert findings(run) == []

@@ -13,7 +13,6 @@ from redis import Redis
 
 from integrity.endpoint import Endpoint
 from integrity.kinds import HASH, KINDS, STREAM, Kind
-from integrity.kinds.hash import HashHasher
 from integrity.kinds.hyperloglog import LONGEST
 from integrity.kinds.pieces import Hasher, PieceSize, ValueChanged
 from integrity.kinds.stream import StreamHasher
@@ -266,5 +265,5 @@ def test_a_value_that_changes_while_its_pieces_are_read_is_noticed(
         harm(green.client)
 
         with pytest.raises(ValueChanged):
-            [*pieces]
+            list(pieces)
         assert connection.command(b"PING") == b"PONG", "no reply is left on the connection"

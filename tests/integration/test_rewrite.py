@@ -15,12 +15,11 @@ from integrity.transfer.temporary import PREFIX as TEMPORARY_PREFIX
 from tests import oracle
 from tests.cli import Greenfly
 from tests.conftest import StartDragonfly, StartServer
-from tests.inprocess import between, run_here
 from tests.proxy import Proxy
 from tests.raw import Raw
 from tests.runs import all_keys, detail, finding_rules, findings, migrate, verify
 from tests.servers import Store
-from tests.values import DRAGONFLY_MAKERS, MAKERS, Group, Log, rebuild, send
+from tests.values import DRAGONFLY_MAKERS, MAKERS, Group, Id, Log, rebuild, send
 
 IN_PIECES: Final = {
     "GREENFLY_BIG_VALUES__THRESHOLD_BYTES": "1024",
@@ -46,15 +45,19 @@ def no_temporary_keys_are_left(request: pytest.FixtureRequest) -> Iterator[None]
 
 def differences(source: Store, target: Store) -> set[tuple[bytes, str]]:
     """By the oracle; streams of which only the counters differ are left out."""
-    found = set()
+    found: set[tuple[bytes, str]] = set()
     for difference in oracle.compare(source.url, target.url):
         ours = oracle.read(source.url, difference.database, difference.key)
         theirs = oracle.read(target.url, difference.database, difference.key)
-        if isinstance(ours, oracle.Stream) and isinstance(theirs, oracle.Stream):
-            if replace(ours, counters=None).same(theirs):
-                continue
-        found.add((difference.key, difference.what))
+        if not _same_but_for_counters(ours, theirs):
+            found.add((difference.key, difference.what))
     return found
+
+
+def _same_but_for_counters(ours: oracle.Plain, theirs: oracle.Plain) -> bool:
+    if not isinstance(ours, oracle.Stream) or not isinstance(theirs, oracle.Stream):
+        return False
+    return replace(ours, counters=None).same(theirs)
 
 
 # -- big values --------------------------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ def test_a_big_value_is_damaged_by_one_element_and_found(
 
 def streams(store: Store) -> None:
     """Streams with everything that a payload would carry."""
-    entries = {(n, 0): (b"f", b"v%d" % n) for n in range(1, 40)}
+    entries: dict[Id, tuple[bytes, ...]] = {(n, 0): (b"f", b"v%d" % n) for n in range(1, 40)}
     everyone = (b"ann", b"bob", b"idle")
     pending = tuple(((n, 0), everyone[n % 2], 1 + n % 7) for n in range(1, 40, 2))
     shapes = {
@@ -442,10 +445,7 @@ def test_a_big_key_that_becomes_another_type_while_it_is_read_arrives_as_that(
 
 def assert_old_value_survives_a_full_target(blue: Store, full: Store, greenfly: Greenfly) -> None:
     blue.client.rpush("k", *(b"%04d" % n + b"x" * 4000 for n in range(8000)))
-    run = run_here(
-        *(greenfly, "migrate", *between(blue.url, full.url), "--no-snapshot", "--json"),
-        *("--conflict", "replace"),
-    )
+    run = migrate(greenfly, blue.url, full.url, "--conflict", "replace")
 
     assert (run.exit_code, run.at("error", "kind")) == (25, "ServerFull"), run.stderr
     assert all_keys(full) == {(0, b"k")}

@@ -104,7 +104,7 @@ def test_only_keys_within_the_limits_are_copied(blue: Store, green: Store, green
     sizes: dict[Place, int] = {}
     for number in range(3):
         with Raw(blue.url, number) as raw:
-            sizes |= {(number, key): as_int(raw("MEMORY", "USAGE", key)) for key in raw.keys()}
+            sizes |= {(number, key): as_int(raw("MEMORY", "USAGE", key)) for key in Raw.keys(raw)}
     selected = {place for place, size in sizes.items() if 200 <= size <= 2048}
 
     run = migrate(greenfly, blue.url, green.url, "--min-bytes", "200", "--max-bytes", "2KiB")
