@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import traceback
 from types import FrameType
 
@@ -69,12 +70,28 @@ def _on_terminate(number: int, _frame: FrameType | None) -> None:
     raise StopSignal(number)
 
 
+def _stop_again(swallowed: sys.UnraisableHookArgs) -> None:
+    """A signal may arrive inside a callback of Python's own (a weak reference's), which drops what its handler raises.
+
+    Then it is sent once more, a little later, when that callback has ended; else Ctrl-C would be lost.
+    """
+    error = swallowed.exc_value
+    if not isinstance(error, KeyboardInterrupt):
+        sys.__unraisablehook__(swallowed)
+        return
+    number, main_thread = getattr(error, "signal_number", signal.SIGINT), threading.main_thread().ident
+    again = threading.Timer(0.01, signal.pthread_kill, (main_thread, number))
+    again.daemon = True
+    again.start()
+
+
 def main() -> None:
     """Run the command line; ends the process with a code of :class:`~greenfly.exit_codes.ExitCode`."""
     from integrity.errors import GreenflyError
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _on_terminate)
+    sys.unraisablehook = _stop_again
     try:
         app()
     except GreenflyError as error:

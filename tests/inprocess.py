@@ -20,6 +20,7 @@ def run_here(greenfly: Greenfly, *arguments: str, env: Mapping[str, str] | None 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GREENFLY_")}
     environment |= {"GREENFLY_STATE_DIR": str(greenfly.state_dir), "NO_COLOR": "1"}
     environment |= {"GREENFLY_VERIFY__RECHECK_DELAY": "0.05", **(env or {})}
+    hook = sys.unraisablehook
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     out, err = StringIO(), StringIO()
     code: object = 0
@@ -35,6 +36,7 @@ def run_here(greenfly: Greenfly, *arguments: str, env: Mapping[str, str] | None 
     except SystemExit as ended:
         code = ended.code
     finally:
+        sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
     if code:

@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
@@ -213,6 +214,41 @@ def test_a_signal_in_the_middle_of_a_ledger_write_is_an_interruption_and_no_ledg
     assert calls > moment
     assert (run.exit_code, run.at("error", "kind")) == (128 + number, "Interrupted")
     assert_closed(greenfly, state="interrupted")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_that_python_drops_inside_a_callback_of_its_own_is_not_lost(
+    blue: Store,
+    green_redis: Store,
+    greenfly: Greenfly,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    """What a handler raises inside a weak reference's callback, the interpreter only reports."""
+    blue.client.set("k", "v")
+    honest, calls = UtcDateTime.process_bind_param, 0
+
+    def interrupted(self: UtcDateTime, value: datetime | None, dialect: Dialect) -> datetime | None:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            doomed = Doomed()
+            watching = weakref.ref(doomed, lambda _: signal.raise_signal(number))
+            del doomed
+            assert watching() is None
+            sleep(0.1)
+        return honest(self, value, dialect)
+
+    monkeypatch.setattr(UtcDateTime, "process_bind_param", interrupted)
+
+    run = run_here(greenfly, "migrate", *between(blue.url, green_redis.url), "--json")
+
+    assert (run.exit_code, run.at("error", "kind")) == (128 + number, "Interrupted")
+    assert_closed(greenfly, state="interrupted")
+
+
+class Doomed:
+    """Something that a weak reference can watch."""
 
 
 # -- servers that die --------------------------------------------------------------------------------------------------
