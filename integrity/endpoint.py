@@ -47,6 +47,14 @@ class Identity:
         return sum(self.databases.values())
 
     @property
+    def parses_before_replacing(self) -> bool:
+        """Whether a RESTORE … REPLACE that fails leaves the old value; Dragonfly has destroyed it by then.
+
+        The same engines run a transaction as one step on one thread.
+        """
+        return self.engine in {"redis", "valkey"}
+
+    @property
     def title(self) -> str:
         """For people: ``Redis 7.0.15``."""
         return f"{self.engine.capitalize()} {self.version}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from time import monotonic
+from time import monotonic, sleep
 
 from sqlalchemy import Connection, Engine, delete, insert, update
 
@@ -256,6 +256,16 @@ class RunHandle:
                 f"run.{state.value}",
                 {"verdict": verdict.value if verdict else None, "reason": reason, "error": error},
             )
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, and keep the run meanwhile.
+
+        :raises LedgerError: another process took the run over.
+        """
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            sleep(min(left, self._lease_seconds / 8))
+            self.renew_lease()
 
     def _renewal_due(self) -> bool:
         return monotonic() - self._lease_renewed > self._lease_seconds / 4

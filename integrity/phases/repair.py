@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from time import sleep
 from typing import Final
 
 from integrity.ledger import Ledger, RunHandle
@@ -24,13 +23,13 @@ from integrity.ledger.models import (
 )
 from integrity.ledger.store import NewRepair
 from integrity.meter import Meter
+from integrity.phases.leftovers import TEMPORARY_KEYS, remove_leftovers_of_killed_runs
 from integrity.phases.servers import Servers
 from integrity.progress import Progress
 from integrity.repair import KeyOutcome, conclude_repair, open_findings
 from integrity.repair_plan import PAGE, Intent, KeyPlan, RepairPlanner
 from integrity.repair_writer import KeyWriter, Work
 from integrity.settings import Settings
-from integrity.transfer.temporary import remove_leftovers
 from integrity.transfer.throttle import Throttle
 from integrity.verify.verdict import Conclusion
 
@@ -78,6 +77,7 @@ class RepairPhase:
         self._outcomes: Counter[KeyOutcome] = Counter()
         self._findings = 0
         self._ways: Counter[str] = Counter()
+        self._told_temporary = False
 
     def run(self, servers: Servers, detail: dict[str, object]) -> Conclusion:
         """Repair, conclude, and put what there is to tell into *detail*.
@@ -86,7 +86,7 @@ class RepairPhase:
         """
         earlier = self._ledger.finding_counts(self._parent.id)
         before = sum(n for (_, state), n in earlier.items() if state is FindingState.REPAIRED)
-        self._remove_leftovers(servers)
+        remove_leftovers_of_killed_runs(self._ledger, servers)
         unsure = self._unsure()
         meter = Meter(self._handle, PhaseName.REPAIR, self._progress)
         endpoints = [servers.source, servers.target]
@@ -154,13 +154,16 @@ class RepairPhase:
         if due:
             ids = [finding.id for work in due for finding in work.plan.findings]
             counts = Counter(work.plan.intent.value for work in due)
+            if not self._told_temporary:
+                self._told_temporary = True
+                self._handle.event(TEMPORARY_KEYS, {"repairs": self._parent.id})
             self._handle.event(_BEGUN, {"first": min(ids), "last": max(ids), "keys": dict(counts)})
         size = 0
         for attempt in range(self._settings.verify.rechecks):
             due = [work for work in works if work.wants_writing]
             if attempt and due:
                 # Written, and different again: most likely somebody writes to the source at this moment.
-                sleep(self._settings.verify.recheck_delay)
+                self._handle.wait(self._settings.verify.recheck_delay)
                 self._look_again(planner, due)
                 due = [work for work in due if work.wants_writing]
             for work in due:
@@ -227,14 +230,6 @@ class RepairPhase:
         )
 
     # -- repairs that were killed -------------------------------------------------------------------------------
-
-    def _remove_leftovers(self, servers: Servers) -> None:
-        """Delete temporary keys of runs that were killed on this target."""
-        broken = self._ledger.broken_runs(str(servers.target))
-        if broken:
-            for database in servers.target_databases:
-                with servers.target.connect("repair", database) as connection:
-                    remove_leftovers(connection, broken)
 
     def _unsure(self) -> list[tuple[int, int, str]]:
         """Finding ids (first, last) that a killed repair wrote about without recording it, and that repair's id."""

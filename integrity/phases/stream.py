@@ -12,13 +12,13 @@ from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName
 from integrity.meter import Meter
 from integrity.partition import CursorRange, plan_ranges
+from integrity.phases.leftovers import remove_leftovers_of_killed_runs
 from integrity.phases.servers import Servers
-from integrity.phases.work import TEMPORARY_KEYS, Part, RangeJob, WorkContext
+from integrity.phases.work import Part, RangeJob, WorkContext
 from integrity.phases.workers import JobRunner
 from integrity.progress import Progress
 from integrity.settings import Settings
 from integrity.transfer.copy import CopyTotals
-from integrity.transfer.temporary import remove_leftovers
 
 RESTARTS: Final = 3
 """How often a phase begins again because a server restarted, before the run breaks off."""
@@ -51,7 +51,8 @@ class StreamPhase:
 
         :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
         """
-        self._remove_leftovers(servers)
+        mine = [self._handle.id] if self._resumed is not None else []
+        remove_leftovers_of_killed_runs(self._ledger, servers, mine)
         resumes = self._resumed is not None and not self._restarted(servers, self._resumed)
         if resumes:
             self.before = self._counted_before()
@@ -165,22 +166,6 @@ class StreamPhase:
         )
         self._progress.say(text)
         self._handle.event("ranges.restarted", {"reason": text})
-
-    def _remove_leftovers(self, servers: Servers) -> None:
-        """Delete temporary keys of runs that were killed on this target."""
-        broken = self._ledger.broken_runs(str(servers.target))
-        if self._resumed is not None:
-            broken.append(self._handle.id)
-        # Looking for them means walking the whole target: only after runs that said that they use any.
-        broken = [
-            run for run in broken if any(event.kind == TEMPORARY_KEYS for event in self._ledger.events(run))
-        ]
-        if not broken:
-            return
-        for database in servers.target_databases:
-            if servers.target_identity.databases.get(database):
-                with servers.target.connect("copy", database) as connection:
-                    remove_leftovers(connection, broken)
 
     def _counted_before(self) -> CopyTotals:
         """What earlier attempts counted, to the second in which they were killed."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from integrity.endpoint import Identity
 from integrity.errors import ServerRestarted
 from integrity.ledger import Ledger, RunHandle
@@ -109,6 +107,7 @@ class VerifyPhase:
             self._settings.big_values,
             databases=servers.databases,
             rules=self._rules,
+            on_piece=lambda _: self._handle.renew_lease(),
         ) as present:
             rechecker = Rechecker(
                 present,
@@ -118,7 +117,7 @@ class VerifyPhase:
             )
             generations = settled = 0
             for _ in range(settings.rechecks):
-                time.sleep(settings.recheck_delay if generations or self._open_findings() else 0)
+                self._handle.wait(settings.recheck_delay if generations or self._open_findings() else 0)
                 looked, gone = rechecker.recheck()
                 settled += gone
                 if not looked:

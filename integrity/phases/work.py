@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import monotonic, process_time, sleep
+from time import monotonic, process_time
 from typing import Final, Literal
 
 from integrity.endpoint import Endpoint, Identity
@@ -20,6 +20,7 @@ from integrity.ledger.models import PhaseName
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.pace import Pace
 from integrity.partition import CursorRange
+from integrity.phases.leftovers import TEMPORARY_KEYS
 from integrity.progress import Progress
 from integrity.rules import Rules
 from integrity.settings import Settings
@@ -30,8 +31,6 @@ from integrity.verify.extra import ExtraFinder
 from integrity.verify.present import Present
 from integrity.verify.totals import CompareTotals
 
-TEMPORARY_KEYS: Final = "temporary.keys"
-"""The audit event of a run that begins to use temporary keys; what it leaves behind is looked for."""
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 
@@ -252,9 +251,8 @@ class RangeWorker:
                 self._progress.say(f"{error.problem} Trying again for {left:.0f} s.")
                 self._handle.event("server.lost", {"problem": error.problem})
                 told = True
-            sleep(min(pause, left))
+            self._handle.wait(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
-            self._handle.renew_lease()
             try:
                 require_same(self._source, self._context.source_identity)
                 require_same(self._target, self._context.target_identity)

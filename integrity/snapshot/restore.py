@@ -33,11 +33,11 @@ from integrity.snapshot.restore_big import BigRestorer
 from integrity.snapshot.totals import RefusedKey, RestoreTotals
 from integrity.snapshot.walk import RdbWalk
 from integrity.transfer.payload import FOOTER_BYTES, for_older_server, lowest_rdb_version
+from integrity.transfer.place import Busy, busy_positions, replace_busy
 from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames, shard_count
 from integrity.wire import Connection, argument, pack
 
-_PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 _VERSION_7_0: Final = 10
 _UNKNOWN_FORM: Final = ("Bad data format", "version or checksum")
 _MEANWHILE: Final = "the target was empty, and has got this key meanwhile"
@@ -126,7 +126,7 @@ class Restorer:
         self._piece = PieceSize(big_values.piece_bytes, big_values.piece_elements)
         self._on_progress = on_progress
         self._conflict = conflict
-        parses_first = identity.engine in _PARSES_BEFORE_REPLACING
+        parses_first = identity.parses_before_replacing
         self._via_temporary = conflict is ConflictPolicy.REPLACE and not parses_first
         self._options: tuple[bytes, ...] = (b"ABSTTL",)
         if conflict is ConflictPolicy.REPLACE and parses_first:
@@ -307,31 +307,11 @@ class Restorer:
     def _replace_busy(self, target: Connection, batch: _Batch, replies: list[Reply]) -> None:
         """Replace the keys that were there already, through temporary ones; puts the outcome into *replies*."""
         busy = [
-            n for n, r in enumerate(replies) if isinstance(r, ErrorReply) and str(r).startswith("BUSYKEY")
+            Busy(n, batch.rows[n].key, batch.payloads[n], _when(batch.rows[n]))
+            for n in busy_positions(replies)
         ]
-        if not busy:
-            return
-        head = b"*6\r\n$7\r\nRESTORE\r\n"
-        tail = b"$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n*3\r\n$6\r\nRENAME\r\n"
-        names = [self._temporary.name(slot, batch.rows[n].key) for slot, n in enumerate(busy)]
-        commands: list[bytes] = []
-        for name, position in zip(names, busy, strict=True):
-            row, temporary = batch.rows[position], argument(name)
-            payload = argument(batch.payloads[position])
-            commands += (head, temporary, _when(row), payload, tail, temporary, argument(row.key))
-        target.send(b"".join(commands))
-        pairs = iter(target.receive_many(2 * len(busy)))
-        gone: list[bytes] = []
-        for position, restored, renamed in zip(busy, pairs, pairs, strict=True):
-            replies[position] = restored
-            if not isinstance(restored, ErrorReply) and isinstance(renamed, ErrorReply):
-                # A payload whose expiry has passed is accepted but leaves nothing to rename: the key has expired, so
-                # the old value goes.
-                if "no such key" in str(renamed).lower():
-                    gone.append(batch.rows[position].key)
-                else:
-                    replies[position] = renamed
-        target.command(b"DEL", *names, *gone)
+        if busy:
+            replace_busy(target, self._temporary, busy, replies)
 
 
 def _when(row: ManifestRow) -> bytes:

@@ -25,7 +25,6 @@ from integrity.transfer.temporary import TemporaryNames
 from integrity.wire import Connection
 
 _SLOT: Final = 0
-_TRANSACTIONS: Final = frozenset({"redis", "valkey"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class BigRestorer:
         limit: PieceSize,
     ) -> None:
         self._target = target
-        self._in_transaction = identity.engine in _TRANSACTIONS
+        self._in_transaction = identity.parses_before_replacing
         self._names = names
         self._replace = conflict is ConflictPolicy.REPLACE
         self._limit = limit

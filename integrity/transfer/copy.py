@@ -35,8 +35,6 @@ from integrity.rules import Rules
 from integrity.settings import BigValueSettings, ConflictPolicy, CopySettings
 from integrity.standby import Standby
 from integrity.transfer.batch import (
-    REPLACE_ABSTTL,
-    RESTORE_REPLACE,
     BatchPacker,
     BatchReader,
     HalfRead,
@@ -44,13 +42,13 @@ from integrity.transfer.batch import (
     Portion,
 )
 from integrity.transfer.payload import KIND_BY_RDB_TYPE, for_older_server
+from integrity.transfer.place import Busy, busy_positions, replace_busy
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
 from integrity.transfer.temporary import TemporaryNames, shard_count
 from integrity.wire import Connection, argument
 
 TYPED_REWRITE: Final = "typed-rewrite"
 """The rule under which what typed commands do not carry is an expected difference."""
-_PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 
 
 @dataclass(slots=True)
@@ -141,8 +139,7 @@ class Copier:
         self._names = TemporaryNames(owner)
         self._rewriter: Rewriter | None = None
         self._via_temporary = (
-            settings.conflict is ConflictPolicy.REPLACE
-            and target_identity.engine not in _PARSES_BEFORE_REPLACING
+            settings.conflict is ConflictPolicy.REPLACE and not target_identity.parses_before_replacing
         )
         self._reader = BatchReader(
             rules, absolute=self._absolute, dumps_all=settings.conflict is ConflictPolicy.SKIP
@@ -344,10 +341,10 @@ class Copier:
         if isinstance(error, ENDS_THE_RUN):
             raise error
         refusal = f"the target refused the payload (RDB type {payload[0]}): {reply}"
-        return self._rewrite(database, key, 0, because=refusal, rdb_type=payload[0])
+        return self._rewrite(database, key, 0, because=refusal)
 
     def _rewrite(
-        self, database: int, key: bytes, size: int, *, because: str = "", rdb_type: int | None = None
+        self, database: int, key: bytes, size: int, *, because: str = ""
     ) -> tuple[list[NewFinding], int]:
         """Copy one key with typed commands; returns what is to be recorded, and the bytes that were written."""
         if self._rewriter is None:
@@ -384,10 +381,9 @@ class Copier:
         totals.rewritten += 1
         keys, total = totals.tallies.get((database, done.kind), (0, 0))
         totals.tallies[database, done.kind] = (keys + 1, total + done.size)
-        lost = done.lost
-        if not lost:
+        if not done.lost:
             return [], done.size
-        detail = f"written with typed commands, which do not carry {', '.join(lost)}"
+        detail = f"written with typed commands, which do not carry {', '.join(done.lost)}"
         return [finding(FindingClass.NOT_CARRIED, detail, TYPED_REWRITE)], done.size
 
     def _tell_temporary(self) -> None:
@@ -428,31 +424,9 @@ class Copier:
     def _replace_busy(self, target: Connection, sent: Portion, replies: list[Reply]) -> None:
         """Replace the keys that were there already, through temporary ones; puts the outcome into *replies*."""
         busy = [
-            n for n, r in enumerate(replies) if isinstance(r, ErrorReply) and str(r).startswith("BUSYKEY")
+            Busy(n, self._rules.rename(sent.keys[n]), sent.values[n], sent.when[n])
+            for n in busy_positions(replies)
         ]
-        if not busy:
-            return
-        self._tell_temporary()
-        commands: list[bytes] = []
-        used: list[bytes] = []
-        for slot, position in enumerate(busy):
-            final = self._rules.rename(sent.keys[position])
-            used.append(self._names.name(slot, final))
-            temporary = argument(used[-1])
-            payload = argument(sent.values[position])
-            commands += (RESTORE_REPLACE, temporary, sent.when[position], payload, REPLACE_ABSTTL)
-            commands += (b"*3\r\n$6\r\nRENAME\r\n", temporary, sent.names[position])
-        target.send(b"".join(commands))
-        pairs = iter(target.receive_many(2 * len(busy)))
-        gone: list[bytes] = []
-        for position, restored, renamed in zip(busy, pairs, pairs, strict=True):
-            replies[position] = restored
-            if not isinstance(restored, ErrorReply) and isinstance(renamed, ErrorReply):
-                # A payload whose expiry has passed is accepted but leaves nothing to rename: the source no longer has
-                # the key either, so the old value goes.
-                if "no such key" in str(renamed).lower():
-                    gone.append(self._rules.rename(sent.keys[position]))
-                else:
-                    replies[position] = renamed
-        # A temporary key that stayed would be renamed onto another key by a later batch.
-        target.command(b"DEL", *used, *gone)
+        if busy:
+            self._tell_temporary()
+            replace_busy(target, self._names, busy, replies)

@@ -23,7 +23,6 @@ from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
 from integrity.transfer.temporary import TemporaryNames
 from integrity.wire import argument, pack
 
-_PARSES_BEFORE_REPLACING: Final = frozenset({"redis", "valkey"})
 _SLOT: Final = 0
 
 
@@ -64,7 +63,7 @@ class KeyCopier:
         self._source = source
         self._target = target
         self._absolute = source_identity.has_pexpiretime
-        self._replaces = target_identity.engine in _PARSES_BEFORE_REPLACING
+        self._replaces = target_identity.parses_before_replacing
         self._big_bytes = big_values.threshold_bytes
         self._names = TemporaryNames(owner, shards)
         self._rewriter = Rewriter(
@@ -104,7 +103,7 @@ class KeyCopier:
         if isinstance(error, ENDS_THE_RUN):
             raise error
         refusal = f"the target refused the payload (RDB type {payload[0]}): {reply}"
-        return self._rewrite(key, target_key, size, because=refusal, rdb_type=payload[0])
+        return self._rewrite(key, target_key, size, because=refusal)
 
     def _read(self, key: bytes) -> tuple[bytes | None, int]:
         """The key's payload, None where it is gone, and its absolute expiry in milliseconds, negative for none."""
@@ -148,15 +147,12 @@ class KeyCopier:
             target.command(b"UNLINK", temporary)
         return restored if isinstance(restored, ErrorReply) else renamed
 
-    def _rewrite(
-        self, key: bytes, target_key: bytes, size: int, *, because: str = "", rdb_type: int | None = None
-    ) -> KeyCopied:
+    def _rewrite(self, key: bytes, target_key: bytes, size: int, *, because: str = "") -> KeyCopied:
         done = self._rewriter.rewrite(key, target_key, size)
         if done.outcome == "vanished":
             return KeyCopied("vanished", done.kind)
         if done.outcome == "written":
-            lost = done.lost
-            return KeyCopied("rewritten", done.kind, done.size, lost=lost, detail=because)
+            return KeyCopied("rewritten", done.kind, done.size, lost=done.lost, detail=because)
         detail = "; ".join(part for part in (because, done.detail) if part)
         outcome: Literal["unreadable", "refused"] = (
             "unreadable" if done.outcome == "unreadable" else "refused"

@@ -102,7 +102,7 @@ class Rewriter:
         self._onto = target
         self._absolute = source_identity.has_pexpiretime
         self._members_expire = source_identity.engine == "dragonfly"
-        self._in_transaction = target_identity.engine in {"redis", "valkey"}
+        self._in_transaction = target_identity.parses_before_replacing
         self._limit = limit
         self._names = names
         self._keep_existing = keep_existing

@@ -128,6 +128,9 @@ class Throttle:
         :raises LedgerError: the ledger cannot be read, or another process took the run over.
         """
         self._ask()
+        if self._run is not None:
+            # One big value can take longer than a lease, and nothing is checkpointed meanwhile.
+            self._run.renew_lease()
         self._judge()
         if keys:
             self._key_bytes += (size / keys - self._key_bytes) * (0.2 if self._key_bytes else 1.0)

@@ -285,13 +285,16 @@ class Comparer:
                     apart.add(n)
         return apart
 
+    def _admit(self, size: int) -> None:
+        self._pace.admit(0, size)
+
     def _look_again(self, database: int, keys: Sequence[bytes], sides: Sides) -> None:
         """A careful look at keys the fast pass could not call equal; what differs becomes findings."""
         totals = self.totals
         names = self._rules.rename_all(keys)
         source, target = sides.source.connection(), sides.target.connection()
-        ours_all = look(source, keys, absolute=self._source_absolute, big=self._big)
-        theirs_all = look(target, names, absolute=self._target_absolute, big=self._big)
+        ours_all = look(source, keys, absolute=self._source_absolute, big=self._big, on_piece=self._admit)
+        theirs_all = look(target, names, absolute=self._target_absolute, big=self._big, on_piece=self._admit)
         findings: list[NewFinding] = []
         for key, ours, theirs in zip(keys, ours_all, theirs_all, strict=True):
             if not ours.present and not theirs.present:

@@ -123,7 +123,13 @@ class ExtraFinder:
     def _report(self, database: int, keys: Sequence[bytes], again: Standby) -> None:
         for part in batches(keys, _CAREFUL_KEYS):
             findings: list[NewFinding] = []
-            looks = look(again.connection(), part, absolute=self._absolute, big=self._big)
+            looks = look(
+                again.connection(),
+                part,
+                absolute=self._absolute,
+                big=self._big,
+                on_piece=lambda size: self._pace.admit(0, size),
+            )
             for key, theirs in zip(part, looks, strict=True):
                 if self._rules.needs_types and theirs.kind_name is not None:
                     name = next((n for _, n in self._rules.sources(database, key, self._databases)), key)

@@ -6,7 +6,7 @@ then the read that fits them (whole or in pieces), so that the facts of a findin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -70,8 +70,17 @@ class BigValues:
         return cls(settings.threshold_bytes, PieceSize(settings.piece_bytes, settings.piece_elements))
 
 
-def look(connection: Connection, keys: Sequence[bytes], *, absolute: bool, big: BigValues) -> list[Look]:
+def look(
+    connection: Connection,
+    keys: Sequence[bytes],
+    *,
+    absolute: bool,
+    big: BigValues,
+    on_piece: Callable[[int], None] = lambda _: None,
+) -> list[Look]:
     """Look at *keys* in the connection's database.
+
+    :param on_piece: told after every piece of a big value the bytes of memory that it stands for, about.
 
     :raises ServerError: the connection is lost, or TYPE or the expiry command is refused.
     """
@@ -102,7 +111,7 @@ def look(connection: Connection, keys: Sequence[bytes], *, absolute: bool, big: 
         if name == b"none" or expiry == NO_KEY or not isinstance(expiry, int):
             looks.append(ABSENT)
         elif size > big.threshold and name in KINDS:
-            looks.append(_look_in_pieces(connection, key, KINDS[name], size, expiry, big.piece))
+            looks.append(_look_in_pieces(connection, key, KINDS[name], size, expiry, big.piece, on_piece))
         else:
             looks.append(_look(connection, key, name, expiry, value))
     return looks
@@ -135,7 +144,13 @@ def _field_expiries(connection: Connection, key: bytes, value: Reply) -> FieldEx
 
 
 def _look_in_pieces(
-    connection: Connection, key: bytes, kind: Kind, size: int, expiry_ms: int, piece: PieceSize
+    connection: Connection,
+    key: bytes,
+    kind: Kind,
+    size: int,
+    expiry_ms: int,
+    piece: PieceSize,
+    on_piece: Callable[[int], None],
 ) -> Look:
     problem = ""
     for _ in range(_ATTEMPTS):
@@ -143,6 +158,7 @@ def _look_in_pieces(
         try:
             for part in kind.pieces(connection, key, size, piece):
                 hasher.add(part)
+                on_piece(min(size, piece.bytes))
         except ValueChanged as error:
             problem = f"it changes while it is read: {error}"
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -35,6 +35,7 @@ class Present:
     """Looks at single keys; a context manager that keeps one connection per database and side.
 
     :param databases: the databases of the source that the run is about.
+    :param on_piece: told of every piece of a big value; see :func:`~integrity.verify.look.look`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Present:
         *,
         databases: Sequence[int],
         rules: Rules,
+        on_piece: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._source = source
         self._target = target
@@ -57,6 +59,7 @@ class Present:
         self._big = BigValues.of(big_values)
         self._databases = databases
         self._rules = rules
+        self._on_piece = on_piece
         self._stack = ExitStack()
         self._sources: dict[int, Standby] = {}
         self._targets: dict[int, Standby] = {}
@@ -77,10 +80,18 @@ class Present:
         names = self._rules.rename_all(keys)
         onto = self._rules.target_database(database)
         ours = look(
-            self._on_source(database).connection(), keys, absolute=self._source_absolute, big=self._big
+            self._on_source(database).connection(),
+            keys,
+            absolute=self._source_absolute,
+            big=self._big,
+            on_piece=self._on_piece,
         )
         theirs = look(
-            self._on_target(onto).connection(), names, absolute=self._target_absolute, big=self._big
+            self._on_target(onto).connection(),
+            names,
+            absolute=self._target_absolute,
+            big=self._big,
+            on_piece=self._on_piece,
         )
         return {
             key: Pair(a, b, tuple(self.mark_collisions(classify(database, key, a, b, self._tolerance))))
@@ -93,7 +104,11 @@ class Present:
         :raises ServerError: a server is lost or refuses.
         """
         theirs = look(
-            self._on_target(database).connection(), keys, absolute=self._target_absolute, big=self._big
+            self._on_target(database).connection(),
+            keys,
+            absolute=self._target_absolute,
+            big=self._big,
+            on_piece=self._on_piece,
         )
         explained = self._explained(database, keys)
         pairs: dict[bytes, Pair] = {}

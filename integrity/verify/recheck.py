@@ -43,6 +43,7 @@ class Rechecker:
         ):
             after = page[-1].id
             looked += len(page)
+            self._run.renew_lease()
             for group in by_place(page):
                 pairs = self._present.now(
                     group[0].finding_class, group[0].database, list(dict.fromkeys(f.key for f in group))
