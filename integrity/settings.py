@@ -29,16 +29,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from integrity.errors import ConfigurationError
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
+from integrity.section import Section
 
 CONFIG_FILE_VARIABLE = "GREENFLY_CONFIG"
 DEFAULT_CONFIG_FILE = Path("greenfly.toml")
 
 Overrides = Mapping[str, object]
 """Nested plain values, as a TOML table has them: ``{"source": {"url": "redis://…"}}``."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ConflictPolicy(StrEnum):
@@ -68,7 +65,7 @@ class FieldExpiryPolicy(StrEnum):
     NEVER = "never"
 
 
-class EndpointSettings(_Section):
+class EndpointSettings(Section):
     """How to reach one server.  User and password: URL, then ``username``/``password``, then ``password_file``."""
 
     url: SecretStr | None = Field(None, description="redis://, rediss:// or unix:// URL")
@@ -85,7 +82,7 @@ class EndpointSettings(_Section):
     io_timeout: Annotated[float, Field(gt=0)] = Field(30.0, description="seconds to wait for one answer")
 
 
-class CopySettings(_Section):
+class CopySettings(Section):
     """How keys are streamed."""
 
     batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(
@@ -104,7 +101,7 @@ class CopySettings(_Section):
     )
 
 
-class SnapshotSettings(_Section):
+class SnapshotSettings(Section):
     """The snapshot artifact taken before the copy."""
 
     enabled: bool = Field(True, description="take a snapshot of the source before streaming")
@@ -133,7 +130,7 @@ class SnapshotSettings(_Section):
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
-class BigValueSettings(_Section):
+class BigValueSettings(Section):
     """When and how a value is read in pieces instead of whole; the same for copy, snapshot and verify."""
 
     threshold_bytes: Annotated[int, Field(ge=1024)] = Field(
@@ -147,7 +144,7 @@ class BigValueSettings(_Section):
     )
 
 
-class VerifySettings(_Section):
+class VerifySettings(Section):
     """How both sides are compared."""
 
     batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(1000, description="keys per pipelined batch")
@@ -195,7 +192,7 @@ _Database = Annotated[int, Field(ge=0, le=1_000_000)]
 _Size = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
-class RenameSettings(_Section):
+class RenameSettings(Section):
     """One rename: the beginning of a key, and what it becomes."""
 
     from_: Annotated[_Prefix, AfterValidator(_not_empty)] = Field(
@@ -204,7 +201,7 @@ class RenameSettings(_Section):
     to: _Prefix = Field(description="what that beginning becomes; may be empty")
 
 
-class RuleSettings(_Section):
+class RuleSettings(Section):
     """Which keys a run is about, and where they go; :class:`integrity.rules.Rules` applies them."""
 
     include: tuple[_Pattern, ...] = Field((), description="only keys that one of these patterns matches")
@@ -249,7 +246,7 @@ class RuleSettings(_Section):
         return self
 
 
-class ThrottleSettings(_Section):
+class ThrottleSettings(Section):
     """How kind a run is to its servers; see ``docs/throttle.md``."""
 
     enabled: bool = Field(
