@@ -148,6 +148,14 @@ class Connection:
         """Close the socket; replies still on their way are lost."""
         self._socket.close()
 
+    def detach(self) -> socket.socket:
+        """Hand over the socket, which does not block, with no reply on its way; this object is of no use afterwards.
+
+        For feeds, which speak another protocol (pushes, MONITOR's lines) once they have introduced themselves.
+        """
+        self._poll.unregister(self._socket)
+        return self._socket
+
     # -- opening ------------------------------------------------------------------------------------------------
 
     def _connect(self) -> socket.socket:

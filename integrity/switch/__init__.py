@@ -1,0 +1,1 @@
+"""Cutover and rollback: fence, environment switch, state machines, guard."""

@@ -1,0 +1,1 @@
+"""Following a server live: which keys change, and carrying them over by their state."""
