@@ -91,7 +91,8 @@ def _values(kind: type[StrEnum]) -> list[str]:
     return [member.value for member in kind]
 
 
-def _enum(kind: type[StrEnum]) -> Enum:
+def stored_word(kind: type[StrEnum]) -> Enum:
+    """A column that stores the word, as text, so that words can be added without a migration."""
     return Enum(kind, native_enum=False, create_constraint=False, length=32, values_callable=_values)
 
 
@@ -110,14 +111,14 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         bytes: LargeBinary(),
         dict[str, object]: JSON(),
-        RunKind: _enum(RunKind),
-        RunState: _enum(RunState),
-        PhaseName: _enum(PhaseName),
-        PhaseState: _enum(PhaseState),
-        Verdict: _enum(Verdict),
-        FindingClass: _enum(FindingClass),
-        FindingState: _enum(FindingState),
-        RepairAction: _enum(RepairAction),
+        RunKind: stored_word(RunKind),
+        RunState: stored_word(RunState),
+        PhaseName: stored_word(PhaseName),
+        PhaseState: stored_word(PhaseState),
+        Verdict: stored_word(Verdict),
+        FindingClass: stored_word(FindingClass),
+        FindingState: stored_word(FindingState),
+        RepairAction: stored_word(RepairAction),
     }
 
 

@@ -13,6 +13,14 @@ class RunKind(StrEnum):
     SNAPSHOT = "snapshot"
     REPAIR = "repair"
     """Makes the keys equal that another run found to differ."""
+    SYNC = "sync"
+    """Copies, then follows what changes, in whichever direction the applications' side demands."""
+    CUTOVER = "cutover"
+    """Moves the applications from blue to green; its parent is the sync run that it rests on."""
+    ROLLBACK = "rollback"
+    """Moves the applications back to blue; its parent is the sync run."""
+    WATCH = "watch"
+    """Guards green after a cutover; its parent is the sync run."""
 
 
 class RunState(StrEnum):
@@ -33,6 +41,10 @@ class PhaseName(StrEnum):
     STREAM = "stream"
     VERIFY = "verify"
     REPAIR = "repair"
+    SYNC = "sync"
+    CUTOVER = "cutover"
+    ROLLBACK = "rollback"
+    WATCH = "watch"
 
 
 class PhaseState(StrEnum):
@@ -75,6 +87,8 @@ class FindingClass(StrEnum):
     """A hash field expires at another time."""
     COLLISION = "collision"
     """Two source keys map to the same target key."""
+    AT_RISK = "at-risk"
+    """Changed on green, and not known to have reached blue when green was abandoned."""
 
 
 class FindingState(StrEnum):
@@ -100,3 +114,60 @@ class RepairAction(StrEnum):
     """The two sides were equal already when they were looked at again; nothing was written."""
     NOT_REPAIRED = "not-repaired"
     """The sides still differ; the detail says why."""
+
+
+class Direction(StrEnum):
+    """Which side a sync run follows."""
+
+    FORWARD = "forward"
+    """Blue serves; its changes go to green."""
+    BACKWARD = "backward"
+    """Green serves; its changes go back to blue."""
+
+
+class SyncState(StrEnum):
+    """What a sync run is doing."""
+
+    STARTING = "starting"
+    COPYING = "copying"
+    COMPARING = "comparing"
+    """A pass over all keys is under way; changes are carried over meanwhile."""
+    FOLLOWING = "following"
+    STOPPED = "stopped"
+
+
+class Ask(StrEnum):
+    """What a cutover or rollback asks of the sync process."""
+
+    DRAIN = "drain"
+    """Carry over and prove everything that has changed so far."""
+    PROVE = "prove"
+    """Compare every key of both sides, then as ``drain``."""
+    BACKWARD = "backward"
+    """Follow green from now on.  Nobody may write to green yet."""
+    FORWARD = "forward"
+    """Follow blue from now on.  Nobody may write to blue yet."""
+    AT_RISK = "at-risk"
+    """Record what is not known to have been carried over, and stop following."""
+    STOP = "stop"
+
+
+class StepState(StrEnum):
+    """How far one step of a cutover or rollback is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    """Begun, and perhaps done: whoever resumes looks at the servers, not at this."""
+    DONE = "done"
+    FAILED = "failed"
+    UNDONE = "undone"
+
+
+class Decision(StrEnum):
+    """What somebody said about a gate."""
+
+    REQUESTED = "requested"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    BREAK_GLASS = "break-glass"
+    """Passed by one person alone, in an emergency; recorded as such."""
