@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from integrity.errors import ProtocolError
@@ -186,6 +186,17 @@ class KeyspaceReader:
             if probes is not None:
                 told = connection.receive_many(len(probes.keys) * (self._with_types + self._with_sizes))
                 self._ready.extend(split_page(self._probed(probes, arguments, told), self._batch_bytes))
+
+    def pages_of(self, keys: Sequence[bytes]) -> Sequence[Page]:
+        """Pages of keys that are known by name, probed, and cut so that each is bounded in bytes.
+
+        :raises ServerError: connection lost or the server refused.
+        """
+        arguments = arguments_of(keys)
+        self._connection.send(self._probe_commands(arguments))
+        told = self._connection.receive_many(len(keys) * (self._with_types + self._with_sizes))
+        page = self._probed(_Scanned(list(keys), 0, last=False), arguments, told)
+        return split_page(replace(page, completes=False), self._batch_bytes)
 
     def _scan_command(self) -> bytes:
         next_start = self._range.next_start

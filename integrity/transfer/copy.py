@@ -18,7 +18,8 @@ A payload that the target refuses, and a value that is too large to be dumped, g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -94,6 +95,32 @@ class CopyTotals:
             self.tallies[place] = (have + keys, bytes_ + size)
 
 
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The connections over which one database is copied."""
+
+    database: int
+    """Of the source."""
+    source: Connection
+    dumps: Connection
+    """To the source too: what is no string is asked for here while the next page is being read."""
+    target: Connection
+    sizes: bool
+    """Whether the source tells how much memory a key uses, and is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysCopied:
+    """What became of keys that were copied by name."""
+
+    gone: list[bytes]
+    """The source does not have them; nothing was done about them."""
+    streams: list[bytes]
+    """Those that are streams, and those that are too big to tell."""
+    size: int
+    """Bytes that were written."""
+
+
 class Copier:
     """Copies databases, one after the other, over one connection to each side.
 
@@ -137,7 +164,8 @@ class Copier:
         self._pace = pace
         self._owner = owner
         self._names = TemporaryNames(owner)
-        self._rewriter: Rewriter | None = None
+        self._rewriters: dict[int, Rewriter] = {}
+        """By database; of those that were opened."""
         self._via_temporary = (
             settings.conflict is ConflictPolicy.REPLACE and not target_identity.parses_before_replacing
         )
@@ -160,39 +188,9 @@ class Copier:
         state = start or CheckpointState(
             database, keys.start, 0, 0, 0, done=False, range_index=keys.index, range_count=keys.count
         )
-        onto = self._rules.target_database(database)
-        with (
-            self._source.connect("copy", database) as source,
-            self._source.connect("copy", database) as dumps,
-            self._target.connect("copy", onto) as target,
-            Standby(self._source, "copy", database) as single_source,
-            Standby(self._target, "copy", onto) as single_target,
-        ):
-            shards = shard_count(target, self._target_identity)
-            self._names = TemporaryNames(self._owner, shards)
-            self._rewriter = Rewriter(
-                single_source,
-                single_target,
-                source_identity=self._source_identity,
-                target_identity=self._target_identity,
-                limit=self._piece,
-                names=TemporaryNames(f"{self._owner}:rewrite", shards),
-                keep_existing=self._settings.conflict is ConflictPolicy.SKIP,
-                pace=self._pace,
-            )
-            sizes = (self._settings.probe_sizes or self._rules.needs_sizes) and memory_usage_known(source)
-            reader = KeyspaceReader(
-                source,
-                keys=keys,
-                cursor=state.cursor,
-                pace=self._pace,
-                batch_bytes=self._settings.batch_bytes,
-                big_bytes=self._big_bytes if sizes else 0,
-                rules=self._rules,
-                read=self._reader.commands,
-                with_types=False,
-                with_sizes=sizes,
-            )
+        with self.opened(database) as lines:
+            source, dumps, target = lines.source, lines.dumps, lines.target
+            reader = self._keyspace(lines, keys, state.cursor)
             half: HalfRead | None = None
             outstanding: Packed | None = None
             for page, replies in reader:
@@ -213,6 +211,79 @@ class Copier:
                 state = self._acknowledge(target, packed, state)
             if not state.done:
                 self._on_checkpoint(replace(state, done=True))
+
+    def copy_keys(self, lines: Lines, keys: Sequence[bytes]) -> KeysCopied:
+        """Copy keys of one database that are known by name, as they are now; nothing is checkpointed.
+
+        :param lines: from :meth:`opened`.
+        :raises ServerError: a server is lost, full, read-only or refuses.
+        """
+        gone: list[bytes] = []
+        streams: list[bytes] = []
+        size = self.totals.size
+        for page in self._keyspace(lines, CursorRange(), None).pages_of(keys):
+            commands, count = self._reader.commands(page)
+            lines.source.send(commands)
+            half = self._reader.take_strings(lines.source, page, lines.source.receive_many(count))
+            lines.dumps.send(self._reader.dump_commands(half))
+            packed = self._complete(lines.dumps, half)
+            lines.target.send(packed.commands)
+            dumped = packed.batch.dumped
+            streams += [
+                key
+                for key, payload in zip(dumped.keys, dumped.values, strict=True)
+                if KIND_BY_RDB_TYPE[payload[0]] == "stream"
+            ]
+            self._acknowledge(lines.target, packed, CheckpointState(lines.database, 0, 0, 0, 0, done=False))
+            there = {*packed.batch.strings.keys, *dumped.keys}
+            gone += [key for key in page.keys if key not in there]
+            # Nobody knows yet whether a big one is a stream; whoever asks finds out.
+            streams += [big.key for big in page.big]
+        return KeysCopied(gone, streams, self.totals.size - size)
+
+    @contextmanager
+    def opened(self, database: int) -> Iterator[Lines]:
+        """The connections that copying one database of the source takes.
+
+        :raises ServerError: a server cannot be reached.
+        """
+        onto = self._rules.target_database(database)
+        with (
+            self._source.connect("copy", database) as source,
+            self._source.connect("copy", database) as dumps,
+            self._target.connect("copy", onto) as target,
+            Standby(self._source, "copy", database) as single_source,
+            Standby(self._target, "copy", onto) as single_target,
+        ):
+            shards = shard_count(target, self._target_identity)
+            self._names = TemporaryNames(self._owner, shards)
+            rewriter = Rewriter(
+                single_source,
+                single_target,
+                source_identity=self._source_identity,
+                target_identity=self._target_identity,
+                limit=self._piece,
+                names=TemporaryNames(f"{self._owner}:rewrite", shards),
+                keep_existing=self._settings.conflict is ConflictPolicy.SKIP,
+                pace=self._pace,
+            )
+            self._rewriters[database] = rewriter
+            sizes = (self._settings.probe_sizes or self._rules.needs_sizes) and memory_usage_known(source)
+            yield Lines(database, source, dumps, target, sizes)
+
+    def _keyspace(self, lines: Lines, keys: CursorRange, cursor: int | None) -> KeyspaceReader:
+        return KeyspaceReader(
+            lines.source,
+            keys=keys,
+            cursor=cursor,
+            pace=self._pace,
+            batch_bytes=self._settings.batch_bytes,
+            big_bytes=self._big_bytes if lines.sizes else 0,
+            rules=self._rules,
+            read=self._reader.commands,
+            with_types=False,
+            with_sizes=lines.sizes,
+        )
 
     def _complete(self, dumps: Connection, half: HalfRead) -> Packed:
         batch = self._reader.take_dumps(dumps, half, dumps.receive_many(len(half.others)))
@@ -347,10 +418,8 @@ class Copier:
         self, database: int, key: bytes, size: int, *, because: str = ""
     ) -> tuple[list[NewFinding], int]:
         """Copy one key with typed commands; returns what is to be recorded, and the bytes that were written."""
-        if self._rewriter is None:
-            raise RuntimeError("no range is being copied")
         self._tell_temporary()
-        done = self._rewriter.rewrite(key, self._rules.rename(key), size)
+        done = self._rewriters[database].rewrite(key, self._rules.rename(key), size)
         totals = self.totals
 
         def finding(finding_class: FindingClass, detail: str, rule: str | None = None) -> NewFinding:
