@@ -1,0 +1,115 @@
+"""Who is connected to a server: the applications, without Greenfly itself and without replication."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from integrity.endpoint import Identity
+from integrity.errors import ProtocolError
+from integrity.replies import ErrorReply
+from integrity.wire import Connection, pack
+
+OWN_PREFIX: Final = "greenfly:"
+"""How the names of Greenfly's own connections begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientInfo:
+    """One connection of an application, at one moment."""
+
+    id: int
+    host: str
+    """The address it came from, without the port; the socket's path for a unix socket."""
+    name: str
+    """What it calls itself; often empty."""
+    user: str | None
+    """The ACL user; None where the server does not tell (Dragonfly, and Redis before 6.0)."""
+    age: int
+    """Seconds since it connected."""
+    idle: int
+    """Seconds since its last command."""
+    last_command: str | None
+    """In lower case, such as ``set`` or ``config|get``; None where the server does not tell (Dragonfly)."""
+    flags: str
+    """As the server writes them; their letters differ between engines."""
+    database: int
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits in a command such as BLPOP (on Redis also one that CLIENT PAUSE delays)."""
+        return "b" in self.flags
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether it has begun a MULTI; Dragonfly does not tell."""
+        return "x" in self.flags
+
+
+def application_clients(connection: Connection, identity: Identity) -> list[ClientInfo]:
+    """Every connection but Greenfly's own, replicas, and the link to a master.
+
+    :raises PermissionRefused: the user may not list clients.
+    :raises ServerError: the server cannot be reached, or its answer is not understood.
+    """
+    reply = connection.command(b"CLIENT", b"LIST")
+    if not isinstance(reply, bytes):
+        raise _strange(connection)
+    lines = (_fields(line) for line in reply.decode("utf-8", "replace").splitlines() if line.strip())
+    return [
+        _client(connection, fields) for fields in lines if not _apart(fields, identity.engine == "dragonfly")
+    ]
+
+
+def kill(connection: Connection, clients: Sequence[ClientInfo]) -> int:
+    """Close these connections, and return how many were still there.
+
+    :raises PermissionRefused: the user may not.
+    :raises ServerError: the server cannot be reached.
+    """
+    killed = 0
+    for reply in connection.exchange([pack(b"CLIENT", b"KILL", b"ID", b"%d" % c.id) for c in clients]):
+        if isinstance(reply, ErrorReply):
+            raise connection.error_for(reply, "CLIENT KILL")
+        killed += reply if isinstance(reply, int) else 0
+    return killed
+
+
+def _fields(line: str) -> dict[str, str]:
+    return {name: value for name, _, value in (part.partition("=") for part in line.split(" "))}
+
+
+def _apart(fields: dict[str, str], dragonfly: bool) -> bool:
+    """Whether it is no application: Greenfly, a replica, a master, or somebody who reads Dragonfly's web page."""
+    if fields.get("name", "").startswith(OWN_PREFIX):
+        return True
+    if dragonfly:
+        return "repl-phase" in fields or fields.get("http") == "true" or "M" in fields.get("flags", "")
+    return bool({"S", "M"} & set(fields.get("flags", ""))) and "O" not in fields.get("flags", "")
+
+
+def _client(connection: Connection, fields: dict[str, str]) -> ClientInfo:
+    try:
+        return ClientInfo(
+            id=int(fields["id"]),
+            host=fields["addr"].rpartition(":")[0].strip("[]"),
+            name=fields.get("name", ""),
+            user=fields.get("user"),
+            age=int(fields.get("age", "0")),
+            idle=int(fields.get("idle", "0")),
+            last_command=fields.get("cmd"),
+            flags=fields.get("flags", ""),
+            database=int(fields.get("db", "0")),
+        )
+    except (KeyError, ValueError) as error:
+        raise _strange(connection) from error
+
+
+def _strange(connection: Connection) -> ProtocolError:
+    return ProtocolError(
+        connection.role,
+        connection.where,
+        "the answer to CLIENT LIST is not understood.",
+        "Check that this is a Redis-compatible server.",
+    )

@@ -1,0 +1,50 @@
+"""A user of Greenfly's own, for writing to a server on which the applications' user is refused.
+
+Its password is made up here, kept in memory and stored nowhere: a fenced user can still run ACL, which is no write, so
+any later process makes itself another one.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from integrity.endpoint import Endpoint
+from integrity.switch.access import set_rules, user_names
+
+_NAME: Final = re.compile(r"greenfly-[0-9a-f]{16}")
+
+
+def elevated(endpoint: Endpoint) -> Endpoint:
+    """Create a user with every right, and return the same server reached as that user.
+
+    The user stays until :meth:`~integrity.switch.fence.Fence.lift` deletes it, or the server restarts.
+
+    :raises PermissionRefused: the endpoint's own user may not create users.
+    :raises ServerError: the server has no ACL, or cannot be reached.
+    """
+    name, password = f"greenfly-{secrets.token_hex(8)}", secrets.token_hex(32)
+    with endpoint.connect("fence") as connection:
+        set_rules(connection, [(name, ["on", f">{password}", "~*", "&*", "+@all"])])
+    target = endpoint.target
+    address = replace(target.address, username=name, password=None)
+    own = Endpoint(replace(target, address=address, username=name, password=password))
+    own.connect("fence").close()
+    return own
+
+
+def temporary(names: Iterable[str]) -> list[str]:
+    """Those of *names* that :func:`elevated` made, in whatever process."""
+    return [name for name in names if _NAME.fullmatch(name)]
+
+
+def leftovers(endpoint: Endpoint) -> list[str]:
+    """Users that :func:`elevated` made and that are still there.
+
+    :raises ServerError: the server has no ACL, or cannot be reached.
+    """
+    with endpoint.connect("fence") as connection:
+        return temporary(user_names(connection))
