@@ -30,6 +30,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from integrity.errors import ConfigurationError
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
 from integrity.section import Section
+from integrity.switch.cutover_settings import CutoverSettings, RollbackSettings
+from integrity.switch.settings import SwitchSettings
+from integrity.sync.settings import SyncSettings
 
 CONFIG_FILE_VARIABLE = "GREENFLY_CONFIG"
 DEFAULT_CONFIG_FILE = Path("greenfly.toml")
@@ -293,6 +296,10 @@ class Settings(BaseSettings):
     verify: VerifySettings = VerifySettings()
     rules: RuleSettings = RuleSettings()
     throttle: ThrottleSettings = ThrottleSettings()
+    sync: SyncSettings = SyncSettings()
+    switch: SwitchSettings = SwitchSettings()
+    cutover: CutoverSettings = CutoverSettings()
+    rollback: RollbackSettings = RollbackSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL; SQLite in the state folder by default"

@@ -1,0 +1,498 @@
+"""Following one server: what its feed names is carried over by state, compared, and so kept proven.
+
+Everything but reading the feed happens in one thread, in turns (:meth:`Follower.cycle`): take in what was announced,
+carry some of it over, compare some of what was carried.  A comparison of everything runs in the same thread and takes
+such a turn before each page, so changes do not wait for it.
+
+Where changes may have gone unseen (the feed broke, everything was flushed, databases were swapped, too much was
+dirty), that is a *gap*.  It is recorded, and only a comparison that began after it closes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Final
+
+from integrity.endpoint import read_info
+from integrity.errors import ServerError
+from integrity.ledger import Ledger, RunHandle
+from integrity.ledger.models import FindingClass, FindingState, PhaseName
+from integrity.ledger.store import NewFinding
+from integrity.ledger.sync_board import SyncStatus
+from integrity.ledger.vocabulary import SyncState
+from integrity.phases.leftovers import TEMPORARY_KEYS
+from integrity.progress import Progress
+from integrity.rules import Rules
+from integrity.settings import Settings
+from integrity.standby import Standby
+from integrity.sync.carrier import Carrier
+from integrity.sync.dirty import DirtyKeys
+from integrity.sync.feed import Feed
+from integrity.sync.heartbeat import Heartbeat
+from integrity.sync.link import Link
+from integrity.sync.opening import open_feed
+from integrity.sync.prover import Prover
+from integrity.sync.spool import Spool
+from integrity.sync.streams import KnownStreams
+
+_WATCH_SECONDS: Final = 1.0
+_CLASSES: Final = tuple(FindingClass)
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What carrying over and comparing everything that had changed came to."""
+
+    ok: bool
+    """Every change up to the call is on the other side, and compared."""
+    reason: str
+    """Why not; empty where it is."""
+    carried: int
+    dirty: int
+    unproven: int
+    stuck: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {
+            "ok": self.ok,
+            "reason": self.reason,
+            "carried": self.carried,
+            "dirty": self.dirty,
+            "unproven": self.unproven,
+            "stuck": self.stuck,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+class Follower:
+    """Follows one direction; opened by :meth:`open`, closed by :meth:`close`.
+
+    :param spool: where the names of dirty keys are kept, so that they survive this process.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        settings: Settings,
+        ledger: Ledger,
+        handle: RunHandle,
+        progress: Progress,
+        spool: Spool,
+    ) -> None:
+        self.link = link
+        self.settings = settings
+        self.rules = Rules.of(settings.rules)
+        self.dirty = DirtyKeys()
+        self.suspects: set[bytes] = set()
+        """What the comparison under way found to differ, and is not settled yet."""
+        self.streams = KnownStreams()
+        self.gap: str | None = "nothing has been compared yet"
+        self.gaps = 0
+        """How often a gap was found; a comparison is clean only where this did not grow meanwhile."""
+        self.clean_since: datetime | None = None
+        self.compare_due = True
+        self.carried = 0
+        self.removed = 0
+        self._ledger = ledger
+        self._handle = handle
+        self._progress = progress
+        self._spool = spool
+        self._feed: Feed | None = None
+        self._lost_feed = False
+        self._stack = ExitStack()
+        self._carrier: Carrier | None = None
+        self._prover: Prover | None = None
+        self._proves: tuple[int, ...] = ()
+        self._standbys: dict[tuple[str, int], Standby] = {}
+        self._databases: set[int] = set()
+        self._swaps: int | None = None
+        self._watched = self._grouped = 0.0
+        self._backlog = 0
+        self._reported: set[bytes] = set()
+        """Names that have findings which a later comparison may settle."""
+        self._excepted: set[tuple[int, bytes, FindingClass]] = set()
+        self._heartbeat: Heartbeat | None = None
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin to be told of changes; everything that changes from now on is known, until a gap is recorded.
+
+        :raises ServerError: a server cannot be reached, or refuses.
+        """
+        link, settings = self.link, self.settings
+        self._feed = open_feed(link.source, link.source_identity, settings.sync, self._progress.say)
+        self._databases.update(self._given_databases() or ())
+        self._swaps = self._swap_count()
+        if settings.sync.heartbeat_key is not None:
+            key = settings.sync.heartbeat_key.encode()
+            self._heartbeat = Heartbeat(
+                key, self._standby("source", 0), self._standby("target", self.rules.target_database(0))
+            )
+        self._handle.event(
+            "sync.following",
+            {
+                "direction": link.direction.value,
+                "feed": self.feed_name,
+                "source": str(link.source),
+                "target": str(link.target),
+            },
+        )
+
+    def close(self) -> None:
+        """Stop following."""
+        self.close_connections()
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+
+    def close_connections(self) -> None:
+        """Close what is open to both servers, but for the feed; it is opened again where it is needed."""
+        self._stack.close()
+        self._carrier = self._prover = None
+        self._standbys = {}
+        if self.settings.sync.heartbeat_key is not None:
+            self._heartbeat = None
+
+    @property
+    def feed_name(self) -> str:
+        """``tracking``, ``monitor`` or ``rounds``."""
+        return self._feed.name if self._feed is not None else "rounds"
+
+    @property
+    def has_feed(self) -> bool:
+        """Whether changes are announced, now."""
+        return self._feed is not None
+
+    def assume_equal(self) -> None:
+        """Both sides were proven equal by whoever followed before, and nobody may have written since."""
+        self.gap = None
+        self.clean_since = datetime.now(UTC)
+        self.compare_due = False
+
+    def status(self, state: SyncState) -> SyncStatus:
+        """How it is now."""
+        lag = self.dirty.oldest_age()
+        if self._heartbeat is not None:
+            lag = max(lag, self._heartbeat.lag_seconds)
+        return SyncStatus(
+            direction=self.link.direction,
+            state=state,
+            feed=self.feed_name,
+            dirty=len(self.dirty),
+            unproven=self.dirty.unproven,
+            stuck=len(self.dirty.stuck),
+            lag_ms=round(lag * 1000),
+            backlog_bytes=self._backlog,
+            gap=self.gap,
+            clean_since=self.clean_since,
+            carried=self.carried,
+            removed=self.removed,
+        )
+
+    # -- one turn ---------------------------------------------------------------------------------------------------
+
+    def cycle(self) -> bool:
+        """Take in, carry some over, compare some; whether there was anything to do.
+
+        :raises ServerError: a server is lost, full or refuses; nothing that was announced is forgotten.
+        """
+        self.listen()
+        self._watch()
+        return self._carry_some() + self._prove_some() > 0
+
+    def wait(self, seconds: float) -> None:
+        """Until something is announced, or something carried may be compared, or so long."""
+        due = self.dirty.next_due()
+        seconds = seconds if due is None else min(seconds, due)
+        if self._feed is not None:
+            self._feed.wait(seconds)
+        else:
+            self._handle.wait(seconds)
+
+    def listen(self) -> None:
+        """Take in what was announced.
+
+        :raises ServerError: the feed is lost, and the server cannot be reached.
+        """
+        if self._feed is None:
+            if self._lost_feed:
+                self._reopen_feed()
+            return
+        taken = self._feed.take()
+        if taken.names:
+            self.dirty.announced(taken.names)
+            self._spool.add(taken.names)
+            if self.suspects:
+                # From here on the feed answers for them.
+                self.suspects.difference_update(taken.names)
+            if len(self.dirty) > self.settings.sync.max_dirty_keys:
+                count = self.dirty.clear()
+                self.found_gap(f"{count:,} keys were dirty, more than sync.max_dirty_keys", None)
+        if taken.everything is not None:
+            self.found_gap(taken.everything, None)
+        if taken.loss is not None:
+            self._feed.close()
+            self._feed = None
+            self._lost_feed = True
+            self.found_gap(taken.loss.reason, taken.loss.since)
+
+    def found_gap(self, reason: str, since: datetime | None) -> None:
+        """Changes may have gone unseen: say so, record it, and see to it that everything is compared."""
+        self.gap = reason
+        self.gaps += 1
+        self.clean_since = None
+        self.compare_due = True
+        payload = {
+            "reason": reason,
+            "since": (since or datetime.now(UTC)).isoformat(),
+            "direction": self.link.direction.value,
+        }
+        self._handle.event("sync.gap", payload)
+        self._progress.say(f"Changes may have gone unseen: {reason}. Everything will be compared.")
+
+    def _reopen_feed(self) -> None:
+        self.link.source.identify()  # While it loads its dataset, it would answer a feed and nothing else.
+        self._feed = open_feed(
+            self.link.source, self.link.source_identity, self.settings.sync, self._progress.say
+        )
+        self._lost_feed = False
+        self._progress.say(f"Following again ({self.feed_name}).")
+
+    # -- carrying and proving ---------------------------------------------------------------------------------------
+
+    def _carry_some(self) -> int:
+        names = self.dirty.take(self.settings.sync.batch_keys)
+        if not names:
+            return 0
+        try:
+            self._carry(list(names))
+        except BaseException:
+            self.dirty.put_back(names)
+            raise
+        settle = self._feed.settle_seconds if self._feed is not None else 0.0
+        self.dirty.carried(names, monotonic() + settle)
+        return len(names)
+
+    def _carry(self, names: list[bytes]) -> None:
+        if self._carrier is None:
+            self._carrier = self._stack.enter_context(
+                Carrier(
+                    self.link,
+                    self.settings,
+                    owner=f"{self._handle.id}:{self.link.direction.value}",
+                    on_findings=self._found,
+                    on_temporary=lambda: self._handle.event(TEMPORARY_KEYS, {"sync": True}),
+                )
+            )
+        # Asked after the names were taken in: the database of a key that was announced is there by now.
+        databases = self.databases()
+        for database in databases:
+            carried = self._carrier.carry(database, names, databases)
+            self.carried += carried.written
+            self.removed += carried.removed
+            self.streams.learn(database, carried.streams)
+            self.dirty.suspected(carried.again)
+
+    def _prove_some(self) -> int:
+        names = self.dirty.take_unproven(self.settings.sync.prove_keys)
+        if not names:
+            return 0
+        databases = self.databases()
+        if self._prover is None or self._proves != databases:
+            self._proves = databases
+            self._prover = self._stack.enter_context(
+                Prover(self.link, self.settings, self._ledger, self._handle.id, databases)
+            )
+        proof = self._prover.prove(names, databases)
+        # What was announced while it was compared differs for a reason, and is dirty again.
+        self.listen()
+        self._expect(proof.expected)
+        self.dirty.proven(proof.equal)
+        self.suspects.difference_update(proof.equal)
+        self._settle(proof.equal)
+        given_up = self.dirty.differed(proof.different, self.settings.sync.attempts)
+        for name in given_up:
+            self._found(proof.different[name])
+            self.suspects.discard(name)
+        return len(names)
+
+    def _found(self, findings: Sequence[NewFinding]) -> None:
+        self._reported.update(finding.key for finding in findings)
+        self._handle.add_findings(PhaseName.SYNC, findings)
+
+    def _expect(self, findings: Sequence[NewFinding]) -> None:
+        """Record differences under a rule, each once."""
+        places = [(finding.database, finding.key, finding.finding_class) for finding in findings]
+        new = [
+            finding for finding, place in zip(findings, places, strict=True) if place not in self._excepted
+        ]
+        if new:
+            self._excepted.update(places)
+            self._handle.add_findings(PhaseName.SYNC, new)
+
+    def _settle(self, names: Sequence[bytes]) -> None:
+        settled = self._reported.intersection(names)
+        if not settled:
+            return
+        self._reported -= settled
+        places = [(database, name) for database in self._databases for name in settled]
+        found = self._ledger.open_findings_of(self._handle.id, places, _CLASSES)
+        self._handle.set_finding_state([finding.id for finding in found], FindingState.SETTLED)
+
+    # -- draining ---------------------------------------------------------------------------------------------------
+
+    def drain(self, seconds: float, keep: Callable[[], None] = lambda: None) -> Drained:
+        """Carry over and compare everything that had changed before this call; nobody should be writing meanwhile.
+
+        :param keep: called now and then, to keep what must not lapse.
+        :raises ServerError: a server is lost or refuses.
+        """
+        began = monotonic()
+        until = began + seconds
+        carried, gaps = self.carried + self.removed, self.gaps
+        self.dirty.retry_stuck()
+        reason = ""
+        while True:
+            left = until - monotonic()
+            if left <= 0:
+                reason = f"not drained within {seconds:g} s"
+                break
+            if self._feed is not None and not self._feed.catch_up(left):
+                self.listen()
+                reason = "the feed did not catch up"
+                break
+            self.listen()
+            self._compare_groups()
+            while not self.dirty.is_settled() and monotonic() < until:
+                keep()
+                self.listen()
+                if self._carry_some() + self._prove_some() == 0:
+                    self.wait(0.05)
+            if not self.dirty.is_settled():
+                continue
+            # Once more: what the last look at the groups, or a late announcement, brought.
+            if self._feed is not None and not self._feed.catch_up(max(0.0, until - monotonic())):
+                reason = "the feed did not catch up"
+                break
+            self.listen()
+            if self.dirty.is_settled() and not self._compare_groups():
+                break
+        self._watch_swaps()
+        if not reason and self.gaps != gaps:
+            reason = self.gap or "a gap"
+        if not reason and self.gap is not None:
+            reason = f"a gap is open: {self.gap}"
+        if not reason and self.dirty.stuck:
+            reason = f"{len(self.dirty.stuck):,} keys cannot be made equal; each is a finding"
+        return Drained(
+            not reason,
+            reason,
+            self.carried + self.removed - carried,
+            len(self.dirty),
+            self.dirty.unproven,
+            len(self.dirty.stuck),
+            monotonic() - began,
+        )
+
+    def _compare_groups(self) -> bool:
+        """Whether some stream's groups differ; those are dirty now."""
+        self._grouped = monotonic()
+        if self.feed_name == "monitor":
+            return False  # It shows every command about groups.
+        found = False
+        for database in self.databases():
+            names = self.streams.differing(
+                database,
+                self._standby("source", database),
+                self._standby("target", self.rules.target_database(database)),
+                self.rules,
+            )
+            self.dirty.suspected(names)
+            found = found or bool(names)
+        return found
+
+    # -- what has to be watched -------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Now and then: the groups of streams, swapped databases, the backlog on the followed server."""
+        now = monotonic()
+        if now - self._grouped >= self.settings.sync.group_seconds and self._feed is not None:
+            self._compare_groups()
+        if now - self._watched < _WATCH_SECONDS:
+            return
+        self._watched = now
+        self._watch_swaps()
+        self._spool.keep(self.dirty.not_known_to_be_carried)
+        if self._heartbeat is not None:
+            self._heartbeat.beat()
+        if self._feed is not None:
+            self._backlog = self._feed.backlog()
+            if self._backlog > self.settings.sync.max_backlog_bytes:
+                # Before the reader's slowness costs the followed server its memory.
+                self._feed.close()
+                self._feed = None
+                self._lost_feed = True
+                self.found_gap(
+                    f"{self._backlog:,} bytes of announcements waited on the server, so the feed was closed",
+                    None,
+                )
+
+    def _watch_swaps(self) -> None:
+        """SWAPDB is announced by nothing, but counted."""
+        swaps = self._swap_count()
+        if self._swaps is not None and swaps > self._swaps:
+            self.found_gap("SWAPDB was called, which no feed announces", None)
+        self._swaps = swaps
+
+    def _swap_count(self) -> int:
+        stats = read_info(self._standby("source", 0).connection(), b"commandstats")
+        calls = stats.get("cmdstat_swapdb", "").partition("calls=")[2].partition(",")[0]
+        return int(calls) if calls.isdecimal() else 0
+
+    # -- places -----------------------------------------------------------------------------------------------------
+
+    def _given_databases(self) -> tuple[int, ...] | None:
+        if self.settings.databases is not None:
+            return tuple(sorted(set(self.settings.databases)))
+        database = self.link.source.address.database
+        return (database,) if database is not None else None
+
+    def databases(self) -> tuple[int, ...]:
+        """The databases of the followed side that may hold a key by now, or may have held one since the beginning.
+
+        :raises ServerError: a server is lost or refuses.
+        """
+        given = self._given_databases()
+        if given is not None:
+            return given
+        if not self._databases:
+            # What the other side holds may have to be deleted there.
+            candidates = range(max(self.link.target_identity.databases, default=0) + 1)
+            for onto in self.link.target_identity.databases:
+                self._databases.update(self.rules.source_databases(onto, candidates) or ())
+        keyspace = read_info(self._standby("source", 0).connection(), b"keyspace")
+        self._databases.update(
+            int(name[2:]) for name in keyspace if name[:2] == "db" and name[2:].isdecimal()
+        )
+        return tuple(sorted(self._databases))
+
+    def _standby(self, side: str, database: int) -> Standby:
+        place = (side, database)
+        if place not in self._standbys:
+            endpoint = self.link.source if side == "source" else self.link.target
+            self._standbys[place] = self._stack.enter_context(Standby(endpoint, "sync", database))
+        return self._standbys[place]
+
+
+def is_about_the_server(error: ServerError) -> bool:
+    """Whether waiting may help: the server is away, loads, is full, or refuses writes for now."""
+    from integrity.errors import ServerFull, ServerNotReady, ServerReadOnly, ServerUnreachable
+
+    return isinstance(error, ServerUnreachable | ServerNotReady | ServerFull | ServerReadOnly)

@@ -1,0 +1,84 @@
+"""Comparing keys that were carried over, so that nothing is left to be proven when the fence goes up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from integrity.ledger.models import FindingState
+from integrity.ledger.store import Ledger, NewFinding
+from integrity.rules import Rules
+from integrity.settings import Settings
+from integrity.sync.link import Link
+from integrity.verify.exceptions import FindingRules
+from integrity.verify.present import Pair, Present
+
+
+@dataclass(slots=True)
+class Proof:
+    """What comparing some names came to."""
+
+    equal: list[bytes] = field(default_factory=list)
+    """Equal in every database, or different as a rule expects."""
+    different: dict[bytes, list[NewFinding]] = field(default_factory=dict)
+    """Name → how it differs, in whichever databases."""
+    expected: list[NewFinding] = field(default_factory=list)
+    """Differences that a rule excepts."""
+
+
+class Prover:
+    """Compares keys by name, in every database; a context manager that keeps its connections."""
+
+    def __init__(
+        self, link: Link, settings: Settings, ledger: Ledger, run_id: str, databases: Sequence[int]
+    ) -> None:
+        self._rules = Rules.of(settings.rules)
+        self._excepts = FindingRules(ledger, run_id, settings, link.target_identity)
+        self._present = Present(
+            link.source,
+            link.target,
+            link.source_identity,
+            link.target_identity,
+            settings.verify,
+            settings.big_values,
+            databases=databases,
+            rules=self._rules,
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self._present)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def prove(self, names: Sequence[bytes], databases: Iterable[int]) -> Proof:
+        """Look at both sides now.
+
+        :raises ServerError: a server is lost or refuses.
+        """
+        found: list[NewFinding] = []
+        for database in databases:
+            selected = [name for name in names if self._rules.selects(name) is None]
+            for pair in self._present.pairs(database, selected).values():
+                if pair.findings and self._in_scope(pair):
+                    found += pair.findings
+        proof = Proof()
+        for finding in self._excepts.apply(found):
+            if finding.state is FindingState.EXCEPTION:
+                proof.expected.append(finding)
+            else:
+                proof.different.setdefault(finding.key, []).append(finding)
+        proof.equal = [name for name in names if name not in proof.different]
+        return proof
+
+    def _in_scope(self, pair: Pair) -> bool:
+        kind = pair.source.kind_name or pair.target.kind_name or ""
+        key = pair.findings[0].key
+        return not self._rules.needs_types or self._rules.selects(key, kind.encode()) is None
