@@ -15,12 +15,15 @@ from types import TracebackType
 from typing import Final, Self
 
 import pytest
-from redis import Redis
+from redis import ConnectionPool, Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.settings import EndpointSettings
+from integrity.switch.access import WriteCommands, raw, read_users
 from integrity.switch.fence import Fence
 from tests.matrix.servers import Program, programs_on_path, read_programs
 from tests.raw import Raw, Reply, as_strings
@@ -77,6 +80,40 @@ class Fenced:
         """With the password ``secret``."""
         self.raw("ACL", "SETUSER", name, ">secret", *rules)
 
+    def limited(self, *rules: str) -> Endpoint:
+        """The same server reached as a user that may do less."""
+        self.make_user("limited", "on", "~*", "&*", *rules)
+        return endpoint_of(self.url_of("limited"))
+
+    def as_user(self, name: str) -> Endpoint:
+        """The same server reached as another user, whose password is ``secret``."""
+        return endpoint_of(self.url_of(name))
+
+    def blocked(self) -> int:
+        """Clients that wait in a command."""
+        return int(self.client.info("clients")["blocked_clients"])
+
+    def rights(self) -> dict[bytes, frozenset[str]]:
+        """What each user may run of the commands that change data, and of EXEC."""
+        with self.endpoint.connect("test") as connection:
+            commands = WriteCommands.read(connection, also=["exec", "eval", "get"])
+            return {raw(user.name): commands.permitted_to(user) for user in read_users(connection)}
+
+    def refuses(self, name: str) -> bool:
+        """Whether ``default`` may not run a command, asked by running it with arguments that make no sense."""
+        command, _, subcommand = name.partition("|")
+        with Raw(self.url) as raw_connection:
+            for count in range(8):
+                reply = raw_connection.many([(command, *filter(None, [subcommand]), *(["1"] * count))])[0]
+                if isinstance(reply, ResponseError) and "permission" in str(reply).lower():
+                    return True
+        return False
+
+    def forget_acl(self) -> None:
+        """As a restart does: users are what the configuration says."""
+        self.raw("ACL", "SETUSER", "default", "-@all", "+@all")
+        self.raw("ACL", "DELUSER", "greenfly-fence")
+
     def raw(self, *command: str | int) -> Reply:
         """One command of the administrator's.
 
@@ -102,6 +139,19 @@ def server(request: pytest.FixtureRequest) -> Iterator[Fenced]:
 def endpoint_of(url: str) -> Endpoint:
     """A source."""
     return Endpoint.from_settings("source", EndpointSettings.model_validate({"url": url}))
+
+
+def application(url: str) -> Redis:
+    """A client as an application has it: not named like Greenfly's, and sending nothing twice."""
+    pool = ConnectionPool.from_url(
+        url,
+        protocol=2,
+        client_name="shop",
+        driver_info=None,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=30.0,
+    )
+    return Redis.from_pool(pool)
 
 
 def fingerprint(client: Redis) -> dict[bytes, tuple[str, bytes]]:
@@ -220,14 +270,14 @@ class Writers:
         return all(count > 3 for count in self.refused.values())
 
     def _run(self, name: str, write: Write) -> None:
-        client = connect(self.url)
+        client = application(self.url)
         while not self._stop.is_set():
             try:
                 write(client, name)
             except LostConnection:
                 self.lost[name] += 1
                 client.close()
-                client = connect(self.url)
+                client = application(self.url)
             except ResponseError:
                 self.refused[name] += 1
                 sleep(0.002)

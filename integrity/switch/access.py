@@ -6,7 +6,7 @@ Only rules about commands are handled here.  Passwords are neither read into the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,9 @@ from integrity.wire import Connection, pack
 
 # Dragonfly names its ACL subcommands with a space ("+acl setuser"), so a space alone ends no rule.
 _RULE: Final = re.compile(r"[+-]\S*(?: (?![+-])\S+)*")
+
+_NO_DATA: Final = frozenset({"shrink"})
+"""Flagged as a write, in Dragonfly also a right of ``@read``, but it only gives memory back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,57 +119,73 @@ def delete_users(connection: Connection, names: Sequence[str]) -> None:
         connection.command(b"ACL", b"DELUSER", *map(raw, names))
 
 
+@dataclass(frozen=True, slots=True)
 class WriteCommands:
     """The commands of one server that change data, and which of them a list of rules permits.
 
     The category ``@write`` is not all of them: Redis 8.2 leaves out VADD, VREM and VSETATTR.
     """
 
-    def __init__(self, connection: Connection, *, also: Iterable[str] = ()) -> None:
+    names: frozenset[str]
+    """In lower case; subcommands as ``xgroup|create``."""
+    categories: Mapping[str, frozenset[str]]
+    """Category → its members among :attr:`names`."""
+
+    @classmethod
+    def read(cls, connection: Connection, *, also: Iterable[str] = ()) -> WriteCommands:
         """Ask the server.
 
         :param also: commands that count as well.
         :raises ServerError: the server does not tell.
         """
-        self._connection = connection
-        self._members: dict[str, frozenset[str]] = {}
-        flagged = _flagged_write(connection)
-        category = self._category("write")
-        self.outside_category: tuple[str, ...] = tuple(sorted((flagged | set(also)) - category))
+        categories = _categories(connection)
+        names = (_flagged_write(connection) | categories["write"] | set(also)) - _NO_DATA
+        return cls(names, {name: members & names for name, members in categories.items()})
+
+    @property
+    def outside_category(self) -> tuple[str, ...]:
         """Those that a rule about ``@write`` does not reach."""
-        self.names = flagged | category | set(also)
+        return tuple(sorted(self.names - self.categories["write"]))
 
     def permitted(self, commands: str) -> frozenset[str]:
-        """Those that a command description permits; an unknown rule counts as permitting all."""
-        allowed: set[str] = set()
+        """Those that a command description permits; one that is not understood counts as permitting all."""
+        allowed: frozenset[str] = frozenset()
         rest = commands
         for rule in rules_of(commands):
             rest = rest.replace(rule, "", 1)
             affected = self._affected(rule)
+            if affected is None:
+                return self.names
             allowed = allowed | affected if rule[0] == "+" else allowed - affected
-        return frozenset(self.names if rest.strip() else allowed)
+        return self.names if rest.strip() else allowed
 
     def permitted_to(self, user: UserRules) -> frozenset[str]:
         """Those that a user may run under any of its rules, on whatever keys."""
         return self.permitted(user.commands).union(*(self.permitted(s.commands) for s in user.selectors))
 
-    def _affected(self, rule: str) -> frozenset[str]:
+    def _affected(self, rule: str) -> frozenset[str] | None:
+        """What one rule is about; None for a category that the server does not know."""
         sign, name = rule[0], rule[1:].lower()
         if name == "@all":
             return self.names
         if name.startswith("@"):
-            return self._category(name[1:]) & self.names
+            return self.categories.get(name[1:])
         found = {command for command in self.names if command == name or command.startswith(f"{name}|")}
         if not found and sign == "+" and (container := name.partition("|")[0]) in self.names:
             found = {container}  # One first argument of a command: some of it is permitted.
         return frozenset(found)
 
-    def _category(self, name: str) -> frozenset[str]:
-        if name not in self._members:
-            reply = self._connection.command(b"ACL", b"CAT", raw(name))
-            members = _texts(self._connection, reply)
-            self._members[name] = frozenset(text(member).lower() for member in members)
-        return self._members[name]
+
+def _categories(connection: Connection) -> dict[str, frozenset[str]]:
+    names = _texts(connection, connection.command(b"ACL", b"CAT"))
+    replies = connection.exchange([pack(b"ACL", b"CAT", name) for name in names])
+    found = {}
+    for name, reply in zip(names, replies, strict=True):
+        members = _texts(connection, reply)
+        found[text(name).lower()] = frozenset(text(member).lower() for member in members)
+    if "write" not in found:
+        raise _strange(connection, "ACL CAT")
+    return found
 
 
 def _flagged_write(connection: Connection) -> frozenset[str]:

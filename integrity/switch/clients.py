@@ -90,11 +90,13 @@ def _apart(fields: dict[str, str], dragonfly: bool) -> bool:
 
 
 def _client(connection: Connection, fields: dict[str, str]) -> ClientInfo:
+    # Dragonfly calls a connection without a name by its number.
+    name = fields.get("name", "")
     try:
         return ClientInfo(
             id=int(fields["id"]),
             host=fields["addr"].rpartition(":")[0].strip("[]"),
-            name=fields.get("name", ""),
+            name="" if name == fields["id"] else name,
             user=fields.get("user"),
             age=int(fields.get("age", "0")),
             idle=int(fields.get("idle", "0")),

@@ -31,7 +31,7 @@ from integrity.switch.access import (
     set_rules,
     user_names,
 )
-from integrity.switch.clients import application_clients
+from integrity.switch.clients import application_clients, kill
 from integrity.switch.fence_plan import FencedUser, FencePlan, FenceProbe, Method, Possibility
 from integrity.switch.own_user import temporary
 from integrity.wire import Connection, pack
@@ -56,6 +56,7 @@ class Fence:
         self._identity = identity
         self._dragonfly = identity.engine == "dragonfly"
         self._keep_users = tuple(keep_users)
+        self._known_commands: WriteCommands | None = None
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -129,7 +130,8 @@ class Fence:
     def refuse(self, plan: FencePlan) -> None:
         """Refuse writes for good, on existing connections and new ones; returns when it is in force.
 
-        Can be repeated.  Does not end a pause.
+        Closes the connections of applications that wait in BLPOP and the like: they were allowed to, and a write of
+        Greenfly's would serve them.  Can be repeated.  Does not end a pause.
 
         :raises Refused: it is not in force, because a user came up that the plan does not know.
         :raises ServerError: the server does not allow it; some users may be refused by then, and :meth:`lift` undoes
@@ -148,6 +150,7 @@ class Fence:
             if self._dragonfly:
                 # A command that was allowed before, and waits for its turn, is not asked again: wait for those.
                 self._pause(connection, 0.001)
+            self._end_waiting(connection)
             through = self._getting_through(connection, plan)
         if through:
             raise Refused(
@@ -203,8 +206,11 @@ class Fence:
     # -- users --------------------------------------------------------------------------------------------------
 
     def _commands(self, connection: Connection) -> WriteCommands:
-        # Dragonfly's EXEC does not ask again for the rights of what was queued before the fence.
-        return WriteCommands(connection, also=["exec"] if self._dragonfly else [])
+        if self._known_commands is None:
+            # Dragonfly's EXEC does not ask again for the rights of what was queued before the fence.
+            also = ["exec"] if self._dragonfly else []
+            self._known_commands = WriteCommands.read(connection, also=also)
+        return self._known_commands
 
     def _writers(self, connection: Connection, users: Sequence[UserRules]) -> list[UserRules]:
         """Users that may change data."""
@@ -229,20 +235,26 @@ class Fence:
         users = [user for user in read_users(connection) if not temporary([user.name])]
         found = {user.name for user in self._writers(connection, users)} - set(plan.kept)
         if self._dragonfly:
-            exec_only = self._commands(connection)
-            planned = {user.name for user in plan.users}
-            found |= {user.name for user in users if user.name in planned and exec_only.permitted_to(user)}
+            commands, planned = self._commands(connection), {user.name for user in plan.users}
+            found |= {user.name for user in users if user.name in planned and commands.permitted_to(user)}
         own = own_name(connection)
         if own in plan.kept and own not in self._keep_users and self._shared(connection, own):
             found.add(own)
         return sorted(found)
+
+    def _end_waiting(self, connection: Connection) -> None:
+        commands = self._commands(connection)
+        waiting = commands.categories.get("blocking", frozenset())
+        clients = application_clients(connection, self._identity)
+        # A command that a pause delays is blocked too on Redis, but it asks for its rights when the pause ends.
+        kill(connection, [c for c in clients if c.blocked and (c.last_command or "blpop") in waiting])
 
     # -- trying -------------------------------------------------------------------------------------------------
 
     def _try_acl(self, connection: Connection) -> Possibility:
         try:
             read_users(connection)
-            WriteCommands(connection)
+            self._commands(connection)
             set_rules(connection, [(_TRIAL, ["off"])])
             delete_users(connection, [_TRIAL])
         except (PermissionRefused, ProtocolError) as error:
