@@ -19,6 +19,7 @@ from integrity.ledger.models import (
     Tally,
 )
 from reports import facts
+from reports.at_risk import all_counts
 from reports.course import build_copy, build_incidents, build_ranges
 from reports.events import event_view
 from reports.exceptions import group_exceptions
@@ -26,6 +27,8 @@ from reports.facts import Facts, masked_text
 from reports.findings import CLASS_MEANING
 from reports.judgement import Evidence, judge
 from reports.limits import limits_of
+from reports.live import build_live
+from reports.live_judgement import judge_live
 from reports.model import (
     Amount,
     ArtifactView,
@@ -73,13 +76,16 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
         phases=tuple((phase.name, phase.state) for phase in phases),
         coverage=_coverage(phases, details, rules),
         fingerprints=_fingerprints(details),
-        finding_counts=_finding_counts(ledger.finding_counts(run.id)),
+        finding_counts=_finding_counts(all_counts(ledger, run)),
         chain=chain,
         repairs=build_repairs(ledger, run, details.get(PhaseName.REPAIR, {})),
     )
     verify = details.get(PhaseName.VERIFY, {})
+    live = build_live(ledger, run, details, timeline, now)
+    verdict = judge(evidence)
     return RunReport(
-        verdict=judge(evidence),
+        verdict=verdict if live is None else judge_live(run, live, verdict, now),
+        live=live,
         coverage=evidence.coverage,
         rules=rules,
         exceptions=group_exceptions(exceptions_by_rule(ledger, run.id)),

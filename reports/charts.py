@@ -1,9 +1,4 @@
-"""Charts as inline SVG, with their text alternatives.
-
-Lengths are percentages of the width and text has a fixed size, so that a chart stays readable on a narrow screen.
-Nothing is told by colour alone: bars carry their numbers, states have their own fillings.  Elements are built as a
-tree, never as text, so that a name from a server cannot become markup.
-"""
+"""Charts of what was copied and compared: throughput, keys by type, findings by class."""
 
 from __future__ import annotations
 
@@ -12,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
-from xml.etree.ElementTree import Element, SubElement, tostring
-
-from markupsafe import Markup
+from xml.etree.ElementTree import Element, SubElement
 
 from integrity.ledger.models import FindingState
 from reports.display import count, counted, duration, rate
+from reports.drawing import Chart, label, markup, new_svg, plot
 from reports.model import Amount, CountRow, FindingCount, PhaseView
 
 _MOST_STEPS: Final = 80
@@ -29,17 +23,6 @@ _PATTERNS: Final = {
     FindingState.SETTLED: "outlined",
     FindingState.REPAIRED: "dotted",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A picture and its numbers."""
-
-    title: str
-    description: str
-    svg: Markup
-    legend: tuple[tuple[str, str], ...] = ()
-    """(filling, what it means)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +48,27 @@ def throughput(phase: PhaseView) -> Throughput:
         f"{counted(len(steps), 'step')} in {duration(end)}: slowest {rate(min(rates), 'keys')}, fastest "
         f"{rate(top, 'keys')}."
     )
-    svg = _svg("throughput", phase.name.value, 158, title, description)
+    svg = new_svg("throughput", phase.name.value, 158, title, description)
     for share in (0.0, 0.5, 1.0):
         y = 22 + 108 * (1 - share)
         SubElement(svg, "line", {"x1": "0", "x2": "100%", "y1": f"{y:g}", "y2": f"{y:g}", "class": "grid"})
-    plot = SubElement(
-        svg,
-        "svg",
-        {
-            "x": "0",
-            "y": "22",
-            "width": "100%",
-            "height": "108",
-            "viewBox": "0 0 1000 108",
-            "preserveAspectRatio": "none",
-        },
-    )
+    inner = plot(svg, 22, 108)
     outline, at = [], 0.0
     for (seconds, _), value in zip(steps, rates, strict=True):
         y = 108 - (108 * value / top if top else 0)
         outline.append(f"{1000 * at / end:.2f},{y:.2f}")
         at += seconds
         outline.append(f"{1000 * at / end:.2f},{y:.2f}")
-    SubElement(plot, "polygon", {"points": f"0,108 {' '.join(outline)} 1000,108", "class": "area"})
+    SubElement(inner, "polygon", {"points": f"0,108 {' '.join(outline)} 1000,108", "class": "area"})
     SubElement(
-        plot,
+        inner,
         "polyline",
         {"points": " ".join(outline), "class": "line", "vector-effect": "non-scaling-stroke"},
     )
-    _label(svg, "0", 16, rate(top, "keys"))
-    _label(svg, "0", 150, "0 s")
-    _label(svg, "100%", 150, duration(end), end=True)
-    return Throughput(phase, Chart(title, description, _markup(svg)), min(rates), top, len(phase.samples))
+    label(svg, "0", 16, rate(top, "keys"))
+    label(svg, "0", 150, "0 s")
+    label(svg, "100%", 150, duration(end), end=True)
+    return Throughput(phase, Chart(title, description, markup(svg)), min(rates), top, len(phase.samples))
 
 
 _DOING: Final = {"snapshot": "taking the snapshot", "stream": "streaming", "verify": "verifying"}
@@ -139,10 +111,10 @@ def keys_by_type(rows: Sequence[CountRow]) -> Chart | None:
             ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
             told = "; ".join(f"{kind} {count(keys)}" for kind, keys in ordered)
             title = f"Keys by type, as the {phase} phase counted them"
-            svg = _svg("bars", "types", _ROW * len(ordered), title, told)
+            svg = new_svg("bars", "types", _ROW * len(ordered), title, told)
             for index, (kind, keys) in enumerate(ordered):
                 _bar(svg, index, kind, count(keys), [("solid", keys)], ordered[0][1])
-            return Chart(title, told, _markup(svg))
+            return Chart(title, told, markup(svg))
     return None
 
 
@@ -156,45 +128,21 @@ def findings_by_class(rows: Sequence[FindingCount]) -> Chart | None:
         + ", ".join(f"{count(n)} {state.value}" for state, n in row.by_state.items())
         for row in rows
     )
-    svg = _svg("bars", "findings", _ROW * len(rows), title, told)
+    svg = new_svg("bars", "findings", _ROW * len(rows), title, told)
     most = max(row.total for row in rows)
     for index, row in enumerate(rows):
         pieces = [(_PATTERNS[state], row.by_state.get(state, 0)) for state in _PATTERNS]
         _bar(svg, index, row.finding_class.value, count(row.total), pieces, most)
     used = [state for state in _PATTERNS if any(row.by_state.get(state) for row in rows)]
-    return Chart(title, told, _markup(svg), tuple((_PATTERNS[state], state.value) for state in used))
-
-
-def _svg(shape: str, name: str, height: int, title: str, description: str) -> Element:
-    identifier = f"chart-{shape}-{name}"
-    svg = Element(
-        "svg",
-        {
-            "class": f"chart {shape}",
-            "role": "img",
-            "aria-labelledby": f"{identifier}-title {identifier}-desc",
-            "width": "100%",
-            "height": str(height),
-        },
-    )
-    SubElement(svg, "title", {"id": f"{identifier}-title"}).text = title
-    SubElement(svg, "desc", {"id": f"{identifier}-desc"}).text = description
-    if name == "findings":
-        size = {"width": "6", "height": "6", "patternUnits": "userSpaceOnUse"}
-        defs = SubElement(svg, "defs")
-        hatch = SubElement(defs, "pattern", {"id": "hatch", **size, "patternTransform": "rotate(45)"})
-        SubElement(hatch, "rect", {"width": "2.5", "height": "6", "class": "solid"})
-        dots = SubElement(defs, "pattern", {"id": "dots", **size})
-        SubElement(dots, "circle", {"cx": "3", "cy": "3", "r": "1.3", "class": "solid"})
-    return svg
+    return Chart(title, told, markup(svg), tuple((_PATTERNS[state], state.value) for state in used))
 
 
 def _bar(
     svg: Element, index: int, name: str, number: str, pieces: Sequence[tuple[str, int]], most: int
 ) -> None:
     top = index * _ROW
-    _label(svg, "0", top + 13, name)
-    _label(svg, "100%", top + 13, number, end=True)
+    label(svg, "0", top + 13, name)
+    label(svg, "100%", top + 13, number, end=True)
     start = 0.0
     for filling, value in pieces:
         if value:
@@ -212,12 +160,3 @@ def _bar(
                 },
             )
             start += width
-
-
-def _label(svg: Element, x: str, y: int, text: str, *, end: bool = False) -> None:
-    SubElement(svg, "text", {"x": x, "y": str(y), **({"text-anchor": "end"} if end else {})}).text = text
-
-
-def _markup(svg: Element) -> Markup:
-    # The serializer escapes all text and attributes.
-    return Markup(tostring(svg, encoding="unicode"))  # noqa: S704

@@ -124,6 +124,14 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
+def latency(milliseconds: float | None) -> str:
+    """``0.21 ms``, ``12.3 ms``, ``1,234 ms``."""
+    if milliseconds is None:
+        return UNKNOWN
+    decimals = 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:,.{decimals}f} ms"
+
+
 def rate(number: float | None, unit: str) -> str:
     """``12,345 keys/s``; below ten with one decimal."""
     if number is None:

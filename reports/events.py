@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from integrity.ledger.models import Event
 from reports import facts
@@ -39,3 +40,12 @@ def event_view(row: Event) -> EventView:
         facts.masked_table(known),
         row.hash,
     )
+
+
+def event_moment(text: str) -> datetime | None:
+    """A time that an event tells as text, aware; None where it is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

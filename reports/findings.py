@@ -10,6 +10,7 @@ from typing import Final
 from integrity.ledger import Ledger
 from integrity.ledger.models import Finding, FindingClass, FindingState
 from reports.facts import masked_text
+from reports.model import RunReport
 
 CLASS_MEANING: Final[dict[FindingClass, str]] = {
     FindingClass.MISSING: "The source has the key, the target has not.",
@@ -23,6 +24,7 @@ CLASS_MEANING: Final[dict[FindingClass, str]] = {
     FindingClass.NOT_CARRIED: "Copied by typed commands, which could not carry everything; the detail says what.",
     FindingClass.FIELD_EXPIRY: "A field of the hash expires at another time.",
     FindingClass.COLLISION: "Two keys of the source map to the same key of the target.",
+    FindingClass.AT_RISK: "Changed on green, and not known to have reached blue when green was abandoned.",
 }
 
 STATE_MEANING: Final[dict[FindingState, str]] = {
@@ -111,6 +113,24 @@ def _side(kind: str | None, digest: bytes | None, expiry_ms: int | None, size: i
 def all_findings(ledger: Ledger, run_id: str, page: int = 1_000) -> Iterator[FindingView]:
     """All findings of a run, a page at a time: memory does not grow with their number."""
     return map(view, ledger.iterate_findings(run_id, page))
+
+
+def holder_of(report: RunReport, finding_class: FindingClass) -> str:
+    """The run that holds the findings of this class that *report* is about: nearly always its own."""
+    at_risk = report.live.at_risk if report.live is not None else None
+    if finding_class is FindingClass.AT_RISK and at_risk is not None:
+        return at_risk.recorded_by
+    return report.run.run_id
+
+
+def reported_findings(ledger: Ledger, report: RunReport, page: int = 1_000) -> Iterator[FindingView]:
+    """All findings that *report* counts, a page at a time."""
+    yield from all_findings(ledger, report.run.run_id, page)
+    holder = holder_of(report, FindingClass.AT_RISK)
+    if holder != report.run.run_id:
+        for finding in all_findings(ledger, holder, page):
+            if finding.finding_class is FindingClass.AT_RISK:
+                yield finding
 
 
 def first_findings(

@@ -20,9 +20,12 @@ from reports.charts import findings_by_class, keys_by_type, throughput
 from reports.course import CopyView
 from reports.events import EventView
 from reports.facts import Facts, flatten, integer, number
-from reports.findings import STATE_MEANING, FindingView, Side, first_findings
+from reports.findings import STATE_MEANING, FindingView, Side, first_findings, holder_of
+from reports.live_page import live_page
+from reports.live_text import any_text, moment_text, number_text, offset, pairs, share_text, step_detail
 from reports.model import Amount, CountRow, Coverage, FindingCount, PhaseView, RunReport
 from reports.repairs import ACTION_MEANING, all_repairs
+from reports.sections import sections_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,26 +35,6 @@ REPAIRS_SHOWN: Final = 2_000
 INCIDENTS_SHOWN: Final = 100
 KEY_BYTES_SHOWN: Final = 1_000
 """Of a longer key the beginning is shown; the JSON and CSV files hold it whole."""
-
-
-_SECTIONS: Final = {
-    "coverage": "Coverage",
-    "rules": "Rules",
-    "exceptions": "Expected differences and exceptions",
-    "repairs": "Repairs",
-    "run": "The run",
-    "endpoints": "Source and target",
-    "phases": "Phases",
-    "course": "How it went",
-    "counts": "Counts by database and type",
-    "fingerprints": "Fingerprints",
-    "expiry": "Expiries",
-    "findings": "Findings",
-    "artifacts": "Files",
-    "configuration": "Configuration",
-    "timeline": "Timeline",
-    "integrity": "Integrity and limits",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +59,8 @@ def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str,
     template = _environment().get_template("report.html.jinja")
     stream = template.stream(
         report=report,
-        sections={
-            name: title
-            for name, title in _SECTIONS.items()
-            if name != "repairs" or report.repairs is not None
-        },
+        sections=sections_of(report),
+        live=live_page(report),
         throughputs=tuple(map(throughput, report.phases)),
         types=keys_by_type(report.counts),
         classes=findings_by_class(report.finding_counts),
@@ -125,7 +105,14 @@ def _environment() -> Environment:
         told=told,
         groups=groups,
         event_time=event_time,
-        milliseconds=milliseconds,
+        milliseconds=display.latency,
+        number_text=number_text,
+        any_text=any_text,
+        moment_text=moment_text,
+        offset=offset,
+        pairs=pairs,
+        share_text=share_text,
+        step_detail=step_detail,
         waited=waited,
         more_detail=more_detail,
         words=lambda name: str(name).replace("_", " "),
@@ -145,7 +132,8 @@ def _environment() -> Environment:
 
 def _finding_class(ledger: Ledger, report: RunReport, row: FindingCount) -> FindingClassView:
     shown = min(row.total, FINDINGS_PER_CLASS)
-    return FindingClassView(row, shown, first_findings(ledger, report.run.run_id, row.finding_class, shown))
+    holder = holder_of(report, row.finding_class)
+    return FindingClassView(row, shown, first_findings(ledger, holder, row.finding_class, shown))
 
 
 def shown_key(key: bytes) -> ShownKey:
@@ -178,13 +166,6 @@ def said_of(finding: FindingView) -> str:
     """The finding's detail as a sentence, without the rule, which is shown beside it."""
     text = finding.detail.removesuffix(f" (rule {finding.rule})")
     return f"{text[:1].upper()}{text[1:]}{'' if text[-1:] in ('.', '!', '?') else '.'}" if text else ""
-
-
-def milliseconds(value: float | None) -> str:
-    """``0.21 ms``, ``12.3 ms``, ``1,234 ms``."""
-    if value is None:
-        return display.UNKNOWN
-    return f"{value:,.2f} ms" if value < 10 else f"{value:,.1f} ms" if value < 100 else f"{value:,.0f} ms"
 
 
 def waited(reasons: Mapping[str, float]) -> str:
@@ -238,7 +219,7 @@ def groups(configuration: Mapping[str, object]) -> tuple[tuple[str, tuple[tuple[
 
 def told(event: EventView) -> str:
     """An event's payload in a line; what other sections show in full is left out."""
-    left_out = {"detail", "source", "target"}
+    left_out = {"detail", "source", "target", "gates", "canary"}
     # The payload comes sorted by name; a reader wants to know first what it is about.
     first = [name for name in ("phase", "kind", "verdict", "reason", "keys") if name in event.payload]
     known = {

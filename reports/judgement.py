@@ -27,6 +27,7 @@ from reports.display import counted, moment
 from reports.facts import masked_text
 from reports.model import Coverage, EndpointView, FindingCount, FingerprintRow, Tone, VerdictView
 from reports.repairs import RepairsView
+from reports.story import LIVE_KINDS
 
 _TONES: Final[dict[Verdict, Tone]] = {
     Verdict.PASS: "pass",
@@ -124,7 +125,7 @@ def _contradictions(evidence: Evidence) -> Iterator[str]:
         yield f"{said} the run is {run.state.value}, not finished."
     if run.kind is RunKind.REPAIR:
         yield from _repair_contradictions(run.verdict, repairs)
-    elif coverage is None or not coverage.compared:
+    elif run.kind not in LIVE_KINDS and (coverage is None or not coverage.compared):
         yield f"{said} no key was compared."
     for name, state in evidence.phases:
         if state is PhaseState.FAILED:

@@ -23,6 +23,7 @@ from integrity.ledger.models import (
 from reports.course import CopyView, IncidentsView, RangesRow
 from reports.events import EventView
 from reports.exceptions import ExceptionGroup
+from reports.live import LiveView
 from reports.repairs import RepairsView
 from reports.rules import RulesView
 from reports.throttle import ThrottleView
@@ -84,7 +85,7 @@ class RunIdentity:
     run_id: str
     kind: RunKind
     parent_id: str | None
-    """The run that this one repairs."""
+    """The run that this one repairs, or the sync run that it rests on."""
     label: str | None
     version: str
     operator: str
@@ -233,6 +234,8 @@ class RunReport:
     """All that a report says about one run, apart from the findings one by one."""
 
     verdict: VerdictView
+    live: LiveView | None
+    """What happened while applications wrote; None for a run of another kind."""
     coverage: Coverage | None
     """None where no verification began."""
     rules: RulesView

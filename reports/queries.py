@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
 
 from integrity.ledger import Ledger
 from integrity.ledger.database import reading
-from integrity.ledger.models import Finding, FindingClass, FindingState, Repair, RepairAction
+from integrity.ledger.models import Finding, FindingClass, FindingState, Repair, RepairAction, Run
 
 
 def exceptions_by_rule(ledger: Ledger, run_id: str) -> dict[tuple[str | None, FindingClass], int]:
@@ -44,3 +46,24 @@ def repair_rows(
         yield from rows
         after = rows[-1].id
         left = None if left is None else left - len(rows)
+
+
+def story_runs(ledger: Ledger, root: str) -> list[Run]:
+    """A run and those that name it as their parent, oldest first."""
+    query = select(Run).where((Run.id == root) | (Run.parent_id == root)).order_by(Run.started_at, Run.id)
+    with reading(ledger.engine) as connection, Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(query))
+        session.expunge_all()
+        return rows
+
+
+def risk_times(ledger: Ledger, run_id: str) -> tuple[datetime, datetime] | None:
+    """When the first finding of class at-risk came and the last one was seen; None where there is none."""
+    query = select(func.min(Finding.first_seen_at), func.max(Finding.last_seen_at)).where(
+        Finding.run_id == run_id, Finding.finding_class == FindingClass.AT_RISK
+    )
+    with reading(ledger.engine) as connection:
+        row = connection.execute(query).one()
+    first: datetime | None = row[0]
+    last: datetime | None = row[1]
+    return None if first is None or last is None else (first, last)

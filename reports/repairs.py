@@ -87,12 +87,14 @@ def build_repairs(ledger: Ledger, run: Run, detail: Facts) -> RepairsView | None
 
     :param detail: of the repair phase; empty where there was none.
     """
-    runs = tuple(_repair_run(ledger, repair) for repair in ledger.repair_runs(run.id))
-    if run.kind is not RunKind.REPAIR and run.parent_id is None and not runs:
+    # Operations of a sync run name it as their parent too.
+    children = (child for child in ledger.repair_runs(run.id) if child.kind is RunKind.REPAIR)
+    runs = tuple(_repair_run(ledger, repair) for repair in children)
+    if run.kind is not RunKind.REPAIR and not runs:
         return None
     outcomes = facts.table(detail, "outcomes")
     return RepairsView(
-        run.parent_id,
+        run.parent_id if run.kind is RunKind.REPAIR else None,
         _ordered(repair_counts(ledger, run.id)),
         {plain_text(name): count for name in outcomes if (count := facts.integer(outcomes, name))},
         facts.integer(detail, "still_open"),

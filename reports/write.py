@@ -36,7 +36,7 @@ def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
     :raises LedgerError: the folder cannot be written, or the ledger cannot be read.
     """
     from reports.build import build_report
-    from reports.findings import all_findings
+    from reports.findings import reported_findings
     from reports.findings_table import write_csv
     from reports.html import write_html
     from reports.json_report import write_json
@@ -54,9 +54,11 @@ def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
         (
             "report-json",
             files.json,
-            lambda path: write_json(report, all_findings(ledger, run, PAGE), all_repairs(ledger, run), path),
+            lambda path: write_json(
+                report, reported_findings(ledger, report, PAGE), all_repairs(ledger, run), path
+            ),
         ),
-        ("findings-csv", files.csv, lambda path: write_csv(all_findings(ledger, run, PAGE), path)),
+        ("findings-csv", files.csv, lambda path: write_csv(reported_findings(ledger, report, PAGE), path)),
     )
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for _, path, _ in writers}
     try:

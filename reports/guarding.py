@@ -1,0 +1,159 @@
+"""What the guard saw after a cutover: numbers of both sides, the baseline, and the rules that were broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from integrity.ledger.models import Run
+from integrity.ledger.samples import SampleRecord
+from reports import facts
+from reports.display import plain_text
+from reports.events import EventView, event_moment
+from reports.facts import Facts
+from reports.series import Series, Span, build_series, numeric_names
+
+_FIRST: Final = (
+    "latency_p50_ms",
+    "latency_p99_ms",
+    "ops_per_second",
+    "errors_per_second",
+    "used_memory",
+    "max_memory",
+    "evicted_per_second",
+    "clients",
+    "hit_ratio",
+)
+"""The numbers that a reader looks for first; all others follow in the order of the samples."""
+BREACHED: Final = "guard.breached"
+RECOVERED: Final = "guard.recovered"
+NOTIFIED: Final = "guard.notified"
+
+
+@dataclass(frozen=True, slots=True)
+class NumberView:
+    """One number of the guarded side, beside what it was on the other side before."""
+
+    series: Series
+    baseline: float | None
+    """The median of the baseline's samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreachView:
+    """A rule that was broken."""
+
+    rule: str
+    at: str
+    recovered_at: str | None
+    """None where the guard never saw it recover."""
+    seconds: float | None
+    payload: Mapping[str, object]
+    """What the guard recorded with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeView:
+    """Somebody was told."""
+
+    at: str
+    payload: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardView:
+    """What the guard recorded."""
+
+    green_samples: int
+    blue_samples: int
+    seconds: float
+    """From the first sample of green to the last."""
+    numbers: tuple[NumberView, ...]
+    baseline_of: str | None
+    """The run whose samples of blue are the baseline; None where there is none."""
+    baseline_samples: int
+    baseline: Mapping[str, float]
+    breaches: tuple[BreachView, ...]
+    notices: tuple[NoticeView, ...]
+
+    @property
+    def open_breaches(self) -> tuple[BreachView, ...]:
+        """Those from which green did not recover."""
+        return tuple(breach for breach in self.breaches if breach.recovered_at is None)
+
+
+def build_guard(
+    run: Run,
+    green: Sequence[SampleRecord],
+    baseline: Sequence[SampleRecord],
+    baseline_of: str | None,
+    timeline: Sequence[EventView],
+) -> GuardView:
+    """From samples and audit events.
+
+    :param baseline: the samples of blue that green is measured against, of the run *baseline_of*.
+    """
+    known = numeric_names(green)
+    names = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
+    before = {
+        name: series.median
+        for name in numeric_names(baseline)
+        if (series := build_series(name, baseline, run.started_at)) is not None
+    }
+    return GuardView(
+        green_samples=len(green),
+        blue_samples=len(baseline) if baseline_of == run.id else 0,
+        seconds=(green[-1].at - green[0].at).total_seconds() if green else 0.0,
+        numbers=tuple(
+            NumberView(series, before.get(name))
+            for name in names
+            if (series := build_series(name, green, run.started_at)) is not None
+        ),
+        baseline_of=baseline_of if baseline else None,
+        baseline_samples=len(baseline),
+        baseline={plain_text(name): value for name, value in before.items()},
+        breaches=build_breaches(timeline),
+        notices=tuple(NoticeView(event.at, event.payload) for event in timeline if event.kind == NOTIFIED),
+    )
+
+
+def build_breaches(timeline: Sequence[EventView]) -> tuple[BreachView, ...]:
+    """Each breach with the first recovery of the same rule after it."""
+    breaches: list[BreachView] = []
+    for event in timeline:
+        rule = _rule(event.payload)
+        if event.kind == BREACHED:
+            breaches.append(BreachView(rule, event.at, None, None, event.payload))
+        elif event.kind == RECOVERED:
+            for index, breach in enumerate(breaches):
+                if breach.rule == rule and breach.recovered_at is None:
+                    lasted = _seconds(breach.at, event.at)
+                    breaches[index] = BreachView(rule, breach.at, event.at, lasted, breach.payload)
+    return tuple(breaches)
+
+
+def breach_spans(began: datetime, breaches: Sequence[BreachView]) -> tuple[Span, ...]:
+    """Breaches as times that a chart can mark."""
+    spans = []
+    for breach in breaches:
+        start = _since(began, breach.at)
+        end = _since(began, breach.recovered_at) if breach.recovered_at is not None else None
+        if start is not None:
+            spans.append(Span(start, end, breach.rule))
+    return tuple(spans)
+
+
+def _since(began: datetime, text: str) -> float | None:
+    at = event_moment(text)
+    return (at - began).total_seconds() if at is not None else None
+
+
+def _seconds(start: str, end: str) -> float | None:
+    first, last = event_moment(start), event_moment(end)
+    return (last - first).total_seconds() if first is not None and last is not None else None
+
+
+def _rule(payload: Facts) -> str:
+    return facts.text(payload, "rule") or facts.text(payload, "name") or "a rule without a name"
