@@ -79,14 +79,23 @@ def environment_switch(settings: SwitchSettings) -> EnvironmentSwitch:
 
     :raises ConfigurationError: none is named, or what it needs is not there.
     """
-    from integrity.switch.dotenv import DotenvSwitch  # Here, since that module needs this one.
+    # Here, since those modules need this one.
+    from integrity.switch.command import CommandSwitch
+    from integrity.switch.dotenv import DotenvSwitch
+    from integrity.switch.kubernetes import KubernetesSwitch
 
-    if settings.kind == "dotenv":
-        return DotenvSwitch(settings.dotenv)
-    raise ConfigurationError(
-        f"The environment switch is {settings.kind!r}, and only 'dotenv' is there so far.",
-        "Set switch.kind to dotenv.",
-    )
+    match settings.kind:
+        case "dotenv":
+            return DotenvSwitch(settings.dotenv)
+        case "kubernetes":
+            return KubernetesSwitch(settings.kubernetes)
+        case "command":
+            return CommandSwitch(settings)
+        case "none":
+            raise ConfigurationError(
+                "No environment switch is set, so the applications' environment cannot be changed.",
+                "Set switch.kind to dotenv, kubernetes or command; docs/environment-switch.md shows each.",
+            )
 
 
 def fingerprint(value: str | None) -> str | None:
