@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from integrity.ledger import Ledger
 from integrity.ledger.models import FindingClass, FindingState, Run, RunKind
 from integrity.ledger.sync_board import read_status
+from integrity.ledger.vocabulary import Ask
 from reports import facts
 from reports.events import EventView, event_moment, event_view
 from reports.following import build_gaps
 from reports.queries import risk_times
-
-_COMPLETE_UNTIL: Final = "complete_until"
-"""Where the sync process answers in so many words, it is under this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +21,8 @@ class AtRiskView:
     """The keys at risk, and up to when they can be named at all."""
 
     keys: int
+    """Names of keys; a name whose database is not known is a finding in each that it can be in."""
+    findings: int
     recorded_by: str
     """The run that holds them as findings: this one, or the sync run."""
     complete_until: datetime | None
@@ -65,17 +64,27 @@ def build_at_risk(ledger: Ledger, run: Run, holder: str) -> AtRiskView:
         until = status.updated_at
     else:
         until = None
-    return AtRiskView(risks(ledger, holder), holder, _answered(timeline) or until, reason)
+    answer = _answer(timeline)
+    told = facts.text(answer, "complete_until")
+    found = risks(ledger, holder)
+    keys = facts.integer(answer, "keys")
+    return AtRiskView(
+        found if keys is None else keys,
+        found,
+        holder,
+        (event_moment(told) if told is not None else None) or until,
+        reason,
+    )
 
 
-def _answered(timeline: Sequence[EventView]) -> datetime | None:
-    """What the sync process answered when it was asked what is at risk."""
-    told = [
-        facts.text(event.payload, _COMPLETE_UNTIL)
-        for event in timeline
-        if event.kind == "sync.answered" and facts.text(event.payload, "ask") == FindingClass.AT_RISK.value
-    ]
-    return next((event_moment(text) for text in reversed(told) if text is not None), None)
+def _answer(timeline: Sequence[EventView]) -> facts.Facts:
+    """What the sync process answered when it was asked what is at risk; empty where it never was."""
+    answers = (
+        event.payload
+        for event in reversed(timeline)
+        if event.kind == "sync.answered" and facts.text(event.payload, "ask") == Ask.AT_RISK.value
+    )
+    return next(answers, {})
 
 
 def all_counts(ledger: Ledger, run: Run) -> dict[tuple[FindingClass, FindingState], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -29,6 +29,7 @@ class GapView:
     noticed_at: str
     closed_at: str | None
     """When a pass that compared everything had closed it; None while it is open."""
+    direction: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,16 @@ class PassView:
     differed: int | None
     seconds: float | None
     clean: bool | None
+    direction: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class DirectionSpan:
-    """A time in which one direction was followed."""
+class TurnView:
+    """The begin of following in one direction."""
 
+    at: str
     direction: str
-    start: float
-    """Seconds since the run began, of the first sample that says so."""
-    end: float
+    feed: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,18 @@ class FollowingView:
     updated_at: datetime | None
     gaps: tuple[GapView, ...]
     passes: tuple[PassView, ...]
-    directions: tuple[DirectionSpan, ...]
+    turns: tuple[TurnView, ...]
     series: tuple[Series, ...]
 
     @property
     def open_gaps(self) -> tuple[GapView, ...]:
         """Those that no pass has closed."""
         return tuple(gap for gap in self.gaps if gap.closed_at is None)
+
+    @property
+    def unseen(self) -> str | None:
+        """Why changes may have gone unseen since the newest clean pass; None where none can have."""
+        return self.gap or next((gap.reason for gap in self.open_gaps), None)
 
     @property
     def clean_passes(self) -> int:
@@ -110,7 +116,7 @@ def build_following(
         updated_at=status.updated_at if status else None,
         gaps=build_gaps(timeline),
         passes=tuple(_pass(event) for event in timeline if event.kind == "sync.pass"),
-        directions=_directions(run, samples),
+        turns=_turns(timeline, samples),
         series=tuple(
             series
             for name in LAG_NUMBERS
@@ -125,9 +131,10 @@ def build_gaps(timeline: Sequence[EventView]) -> tuple[GapView, ...]:
     for event in timeline:
         if event.kind == "sync.gap":
             reason = facts.text(event.payload, "reason") or "no reason given"
-            gaps.append(GapView(reason, facts.text(event.payload, "since") or event.at, event.at, None))
+            since = facts.text(event.payload, "since") or event.at
+            gaps.append(GapView(reason, since, event.at, None, facts.text(event.payload, "direction")))
         elif event.kind == "sync.gap-closed":
-            gaps = [GapView(gap.reason, gap.since, gap.noticed_at, gap.closed_at or event.at) for gap in gaps]
+            gaps = [replace(gap, closed_at=gap.closed_at or event.at) for gap in gaps]
     return tuple(gaps)
 
 
@@ -156,18 +163,25 @@ def _pass(event: EventView) -> PassView:
         facts.integer(payload, "differed"),
         facts.number(payload, "seconds"),
         facts.truth(payload, "clean"),
+        facts.text(payload, "direction"),
     )
 
 
-def _directions(run: Run, samples: Sequence[SampleRecord]) -> tuple[DirectionSpan, ...]:
-    spans: list[DirectionSpan] = []
+def _turns(timeline: Sequence[EventView], samples: Sequence[SampleRecord]) -> tuple[TurnView, ...]:
+    """As the events tell; where there are none, when the samples first say so."""
+    told = [event for event in timeline if event.kind == "sync.following"]
+    if told:
+        return tuple(
+            TurnView(
+                event.at,
+                facts.text(event.payload, "direction") or "unknown",
+                facts.text(event.payload, "feed"),
+            )
+            for event in told
+        )
+    turns: list[TurnView] = []
     for sample in samples:
         direction = facts.text(sample.numbers, "direction")
-        if direction is None:
-            continue
-        at = (sample.at - run.started_at).total_seconds()
-        if spans and spans[-1].direction == direction:
-            spans[-1] = DirectionSpan(direction, spans[-1].start, at)
-        else:
-            spans.append(DirectionSpan(direction, at, at))
-    return tuple(spans)
+        if direction is not None and (not turns or turns[-1].direction != direction):
+            turns.append(TurnView(sample.at.isoformat(), direction, None))
+    return tuple(turns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -27,9 +27,12 @@ _FIRST: Final = (
     "hit_ratio",
 )
 """The numbers that a reader looks for first; all others follow in the order of the samples."""
+STARTED: Final = "guard.started"
 BREACHED: Final = "guard.breached"
 RECOVERED: Final = "guard.recovered"
 NOTIFIED: Final = "guard.notified"
+ACTION: Final = "guard.rollback-"
+"""How the kinds of event begin that tell what was done about a rollback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +49,28 @@ class BreachView:
     """A rule that was broken."""
 
     rule: str
+    since: str
+    """When the rule's limit was first passed; ISO 8601."""
     at: str
+    """When it had been passed for long enough to be a breach."""
     recovered_at: str | None
     """None where the guard never saw it recover."""
     seconds: float | None
-    payload: Mapping[str, object]
-    """What the guard recorded with it."""
+    """From *since* to the recovery."""
+    text: str | None
+    """What the guard said of it."""
+    value: float | None
+    limit: float | None
+    baseline: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class NoticeView:
-    """Somebody was told."""
+    """Something that the guard did: it told somebody, or went back."""
 
     at: str
+    kind: str
+    """Of the audit event."""
     payload: Mapping[str, object]
 
 
@@ -67,7 +79,8 @@ class GuardView:
     """What the guard recorded."""
 
     green_samples: int
-    blue_samples: int
+    unreachable: int
+    """Samples at which green did not answer."""
     seconds: float
     """From the first sample of green to the last."""
     numbers: tuple[NumberView, ...]
@@ -77,6 +90,12 @@ class GuardView:
     baseline: Mapping[str, float]
     breaches: tuple[BreachView, ...]
     notices: tuple[NoticeView, ...]
+    actions: tuple[NoticeView, ...]
+    """What it did about a rollback."""
+    on_breach: str | None
+    """The policy: what a lasting breach leads to."""
+    on_dead: str | None
+    """And what a green that does not answer any more."""
 
     @property
     def open_breaches(self) -> tuple[BreachView, ...]:
@@ -97,25 +116,30 @@ def build_guard(
     """
     known = numeric_names(green)
     names = [*(name for name in _FIRST if name in known), *(name for name in known if name not in _FIRST)]
-    before = {
+    started = next((event.payload for event in timeline if event.kind == STARTED), {})
+    compared = facts.table(started, "baseline")
+    before = {name: value for name in compared if (value := facts.number(compared, name)) is not None} or {
         name: series.median
         for name in numeric_names(baseline)
         if (series := build_series(name, baseline, run.started_at)) is not None
     }
     return GuardView(
         green_samples=len(green),
-        blue_samples=len(baseline) if baseline_of == run.id else 0,
+        unreachable=sum(facts.truth(sample.numbers, "reachable") is False for sample in green),
         seconds=(green[-1].at - green[0].at).total_seconds() if green else 0.0,
         numbers=tuple(
             NumberView(series, before.get(name))
             for name in names
             if (series := build_series(name, green, run.started_at)) is not None
         ),
-        baseline_of=baseline_of if baseline else None,
+        baseline_of=baseline_of or facts.text(started, "cutover") if before else None,
         baseline_samples=len(baseline),
         baseline={plain_text(name): value for name, value in before.items()},
         breaches=build_breaches(timeline),
-        notices=tuple(NoticeView(event.at, event.payload) for event in timeline if event.kind == NOTIFIED),
+        notices=_notices(timeline, NOTIFIED),
+        actions=_notices(timeline, ACTION),
+        on_breach=facts.text(started, "on_breach"),
+        on_dead=facts.text(started, "on_dead"),
     )
 
 
@@ -125,12 +149,12 @@ def build_breaches(timeline: Sequence[EventView]) -> tuple[BreachView, ...]:
     for event in timeline:
         rule = _rule(event.payload)
         if event.kind == BREACHED:
-            breaches.append(BreachView(rule, event.at, None, None, event.payload))
+            breaches.append(_breach(rule, event))
         elif event.kind == RECOVERED:
             for index, breach in enumerate(breaches):
                 if breach.rule == rule and breach.recovered_at is None:
-                    lasted = _seconds(breach.at, event.at)
-                    breaches[index] = BreachView(rule, breach.at, event.at, lasted, breach.payload)
+                    lasted = _seconds(breach.since, event.at)
+                    breaches[index] = replace(breach, recovered_at=event.at, seconds=lasted)
     return tuple(breaches)
 
 
@@ -138,7 +162,7 @@ def breach_spans(began: datetime, breaches: Sequence[BreachView]) -> tuple[Span,
     """Breaches as times that a chart can mark."""
     spans = []
     for breach in breaches:
-        start = _since(began, breach.at)
+        start = _since(began, breach.since)
         end = _since(began, breach.recovered_at) if breach.recovered_at is not None else None
         if start is not None:
             spans.append(Span(start, end, breach.rule))
@@ -153,6 +177,28 @@ def _since(began: datetime, text: str) -> float | None:
 def _seconds(start: str, end: str) -> float | None:
     first, last = event_moment(start), event_moment(end)
     return (last - first).total_seconds() if first is not None and last is not None else None
+
+
+def _breach(rule: str, event: EventView) -> BreachView:
+    payload = event.payload
+    limit = facts.number(payload, "limit")
+    return BreachView(
+        rule,
+        facts.text(payload, "since") or event.at,
+        event.at,
+        None,
+        None,
+        facts.text(payload, "text"),
+        facts.number(payload, "value"),
+        facts.number(payload, "threshold") if limit is None else limit,
+        facts.number(payload, "baseline"),
+    )
+
+
+def _notices(timeline: Sequence[EventView], kind: str) -> tuple[NoticeView, ...]:
+    return tuple(
+        NoticeView(event.at, event.kind, event.payload) for event in timeline if event.kind.startswith(kind)
+    )
 
 
 def _rule(payload: Facts) -> str:

@@ -10,12 +10,16 @@ from reports import facts
 from reports.display import size
 from reports.model import Coverage, EndpointView
 from reports.rules import RulesView
+from reports.story import LIVE_KINDS
 
+_AUDIT_CHAIN: Final = (
+    "Audit chain: it shows that an event was changed, removed or moved. A bare chain cannot show that its newest "
+    "events were cut off; keep the head hash elsewhere to notice that."
+)
 _ALWAYS: Final = (
     "Checksums: XXH3 finds accidents, not adversaries. Someone who can choose values can make two different ones with "
     "the same digest.",
-    "Audit chain: it shows that an event was changed, removed or moved. A bare chain cannot show that its newest "
-    "events were cut off; keep the head hash elsewhere to notice that.",
+    _AUDIT_CHAIN,
     "Snapshot: it is read with SCAN. If the source was written to meanwhile, it is not a point in time: each batch is "
     "consistent in itself, two batches can be from different moments.",
     "Live sources: a verdict speaks about the moments at which the keys were read. What was written later is not "
@@ -26,12 +30,41 @@ _ALWAYS: Final = (
     "Expiries: they are compared as absolute times, with the tolerance stated above.",
 )
 
+_OPERATION: Final = (
+    "Write pause: it is what one client saw that wrote one key. A client that pools connections, reads its environment "
+    "seldom, or waits before it tries again sees a longer one.",
+    "Gates: their values are those of the moment at which they were looked at, before anything was done.",
+    "Steps: their times are by the clock of the process that took them. Where another process took over, the time in "
+    "between belongs to no step.",
+    "Applications: that they moved is seen in the servers' client lists, or told by the environment switch. A client "
+    "that connects later with an old address is not seen here; the fence refuses its writes.",
+)
+_LIVE: Final[dict[RunKind, tuple[str, ...]]] = {
+    RunKind.SYNC: (
+        "Feeds: some changes are announced by no feed (a swap of databases, the state of a stream's groups). They are "
+        "found by looking for them in rounds and by passes over all keys.",
+        "Lag: it is sampled. What waited for a shorter time between two samples is not seen in the chart.",
+    ),
+    RunKind.CUTOVER: _OPERATION,
+    RunKind.ROLLBACK: (
+        *_OPERATION,
+        "Keys at risk: only changes that the feed announced while green lived can be named.",
+    ),
+    RunKind.WATCH: (
+        "Health: it is measured from where Greenfly runs, by a probe of its own. What applications see over their "
+        "network can be better or worse, and what happened between two samples is not seen.",
+    ),
+}
+
 
 def limits_of(
     run: Run, coverage: Coverage | None, rules: RulesView, source: EndpointView | None
 ) -> tuple[str, ...]:
-    """The limits of the check that this run made."""
-    return (*_ALWAYS, *_of_this_run(run, coverage, rules, source))
+    """The limits of the check that this run made, or of what it watched and did."""
+    live = _LIVE.get(run.kind, ())
+    if run.kind in LIVE_KINDS and run.kind is not RunKind.SYNC:
+        return (_AUDIT_CHAIN, *live)
+    return (*_ALWAYS, *live, *_of_this_run(run, coverage, rules, source))
 
 
 def _of_this_run(

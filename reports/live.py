@@ -107,7 +107,7 @@ def _operation(
     now: datetime,
 ) -> tuple[OperationView, AtRiskView | None]:
     records = read_steps(ledger.engine, run.id)
-    steps, detail = build_steps(records), details.get(PhaseName(run.kind.value), {})
+    steps, detail = build_steps(records, timeline), details.get(PhaseName(run.kind.value), {})
     holder = holder_of_risks(ledger, run)
     abandoned = gave_green_up(run, detail, steps, timeline, risks(ledger, holder))
     operation = OperationView(

@@ -102,7 +102,7 @@ def series_chart(
     marks = [span for span in spans if span.start <= end and (span.end is None or span.end >= begin)]
     for span in marks:
         until = across(span.end) if span.end is not None else 1.0
-        box(svg, 100 * across(span.start), 100 * until, 22, 84, "hatched")
+        box(svg, 100 * across(span.start), 100 * until, 22, 84, "span")
     for share in (0.0, 0.5, 1.0):
         stroke(svg, (0, 22 + 84 * share), (100, 22 + 84 * share), "grid")
     line = " ".join(
@@ -120,5 +120,5 @@ def series_chart(
         label(svg, "100%", 16, f"baseline {shown(baseline)}", end=True)
     label(svg, "0", 126, duration(begin))
     label(svg, "100%", 126, duration(end), end=True)
-    legend = (("hatched", marked),) if marks and marked else ()
+    legend = (("span", marked),) if marks and marked else ()
     return Chart(title, told, markup(svg), legend)

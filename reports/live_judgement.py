@@ -9,17 +9,19 @@ from typing import Final
 
 from integrity.ledger.models import Run, RunKind, RunState, Verdict
 from integrity.ledger.vocabulary import Decision, StepState
+from reports import facts
 from reports.display import counted, duration, moment
 from reports.following import FollowingView
-from reports.guarding import GuardView
+from reports.guarding import ACTION, GuardView
 from reports.live import LiveView, OperationView
+from reports.live_text import moment_text
 from reports.model import Tone, VerdictView
 from reports.outcome import Outcome
 
 _TONES: Final[dict[Outcome, Tone]] = {
     Outcome.FINISHED: "pass",
     Outcome.ABANDONED: "inconclusive",
-    Outcome.UNDONE: "exceptions",
+    Outcome.UNDONE: "undone",
     Outcome.REFUSED: "none",
     Outcome.RUNNING: "none",
     Outcome.BROKEN_OFF: "fail",
@@ -29,7 +31,7 @@ _TONES: Final[dict[Outcome, Tone]] = {
 _CUTOVER: Final[dict[Outcome, tuple[str, str]]] = {
     Outcome.FINISHED: (
         "CUT OVER",
-        "The applications were moved from blue to green, and every step was done.",
+        "The operation finished: the applications were moved from blue to green.",
     ),
     Outcome.UNDONE: (
         "UNDONE",
@@ -38,7 +40,7 @@ _CUTOVER: Final[dict[Outcome, tuple[str, str]]] = {
     Outcome.REFUSED: ("REFUSED", "A gate said no before anything was done. The applications stay on blue."),
 }
 _ROLLBACK: Final[dict[Outcome, tuple[str, str]]] = {
-    Outcome.FINISHED: ("ROLLED BACK", "The applications were moved back to blue, and every step was done."),
+    Outcome.FINISHED: ("ROLLED BACK", "The operation finished: the applications were moved back to blue."),
     Outcome.ABANDONED: (
         "ROLLED BACK, GREEN ABANDONED",
         "The applications were moved back to blue without green. What had not reached blue is at risk.",
@@ -159,7 +161,7 @@ def _operation_notes(live: LiveView, operation: OperationView, verdict: Verdict 
 
 
 def _of_following(run: Run, following: FollowingView, verdict: VerdictView, now: datetime) -> VerdictView:
-    gap = following.gap or next((each.reason for each in following.open_gaps), None)
+    gap = following.unseen
     contradictions = list(verdict.contradictions)
     if run.verdict in (Verdict.PASS, Verdict.PASS_WITH_EXCEPTIONS):
         if gap is not None:
@@ -228,11 +230,30 @@ def _of_guard(run: Run, guard: GuardView, verdict: VerdictView, now: datetime) -
         notes.insert(0, "The guard's process is gone: nobody watches green since its last sample.")
     elif run.state in (RunState.FAILED, RunState.INTERRUPTED):
         notes.insert(0, "The guard did not end by itself: nobody watches green since its last sample.")
-    if not guard.baseline_samples:
+    notes += _rollback_notes(guard)
+    if guard.unreachable:
+        notes.append(f"Green did not answer at {counted(guard.unreachable, 'sample')}.")
+    if not guard.baseline:
         notes.append(
             "No baseline of blue is recorded: rules that compare with it had nothing to compare with."
         )
     return replace(verdict, word=word, tone=tone, meaning=meaning, notes=tuple(notes))
+
+
+def _rollback_notes(guard: GuardView) -> Iterator[str]:
+    for action in guard.actions:
+        said = _ACTIONS.get(action.kind.removeprefix(ACTION))
+        reason = facts.text(action.payload, "reason")
+        if said is not None:
+            yield f"{said} at {moment_text(action.at)} UTC{f': {reason}' if reason else '.'}"
+
+
+_ACTIONS: Final = {
+    "withheld": "The guard would have rolled back, but did not, because blue did not answer,",
+    "started": "The guard started a rollback",
+    "failed": "The rollback that the guard started failed",
+    "done": "The rollback that the guard started was done",
+}
 
 
 def _tone(tone: Tone) -> Tone:

@@ -95,8 +95,12 @@ def live_page(report: RunReport) -> LivePage | None:
 def _glance(report: RunReport, live: LiveView) -> list[Glance]:
     if live.at_risk is not None:
         risk = live.at_risk
-        until = f"complete until {display.moment(risk.complete_until)}" if risk.complete_until else "at least"
-        first = Glance("Keys known to be at risk", display.count(risk.keys), until)
+        until = (
+            f"feed complete until {display.moment(risk.complete_until)}"
+            if risk.complete_until
+            else "how far the feed was complete is not known"
+        )
+        first = Glance("Keys at risk", display.count(risk.keys), until)
         return [first, *_operation_glance(live.operation)][:2]
     if live.operation is not None:
         return _operation_glance(live.operation)

@@ -21,6 +21,8 @@ def number_text(value: float | None, unit: Unit) -> str:
     match unit:
         case "milliseconds":
             return display.latency(value) if value < 1000 else display.duration(value / 1000)
+        case "seconds":
+            return display.duration(value)
         case "bytes":
             return display.size(round(value))
         case "share":

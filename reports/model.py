@@ -28,8 +28,8 @@ from reports.repairs import RepairsView
 from reports.rules import RulesView
 from reports.throttle import ThrottleView
 
-Tone = Literal["pass", "exceptions", "fail", "inconclusive", "none"]
-"""Five looks that differ in word, symbol and frame, not only in colour."""
+Tone = Literal["pass", "exceptions", "fail", "inconclusive", "undone", "none"]
+"""Six looks that differ in word, symbol and frame, not only in colour."""
 
 
 @dataclass(frozen=True, slots=True)

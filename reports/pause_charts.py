@@ -83,7 +83,7 @@ def _pause_span(svg: Element, gap: Gap, begin: float, end: float, top: int, heig
     start = 100 * max(gap.start_ms - begin, 0.0) / (end - begin)
     stop = 100 * min(gap.end_ms - begin, end - begin) / (end - begin)
     box(svg, start, stop, top, height, "pause")
-    text = f"no write acknowledged for {_ms(gap.length_ms)}"
+    text = f"pause {_ms(gap.length_ms)}"
     if start > 50:
         label(svg, f"{stop:.2f}%", top - 6, text, end=True)
     else:
@@ -106,7 +106,7 @@ def _ordered(pause: PauseView) -> dict[str, str]:
 
 def _legend(pause: PauseView) -> tuple[tuple[str, str], ...]:
     sides = [(filling, f"acknowledged by {side}") for side, filling in _ordered(pause).items()]
-    marks = [("pause", "pause")] if pause.pause is not None else []
+    marks = [("pause", "pause: no write acknowledged")] if pause.pause is not None else []
     return (*sides, *([("refused", "refused")] if pause.refused else []), *marks)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from reports import facts
 from reports.display import plain_text
 
 MOST_POINTS: Final = 600
-Unit = Literal["milliseconds", "bytes", "share", "rate", "count"]
+Unit = Literal["milliseconds", "seconds", "bytes", "share", "rate", "count"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,11 @@ def unit_of(name: str) -> Unit:
         return "milliseconds"
     if name.endswith("_per_second"):
         return "rate"
-    if name.endswith(("_ratio", "_share")):
+    if name.endswith("_seconds"):
+        return "seconds"
+    if name == "headroom" or name.endswith(("_ratio", "_share")):
         return "share"
-    if name.endswith("_bytes") or re.search(r"(?:^|_)(?:memory|rss|headroom)(?:_|$)", name):
+    if name.endswith(("_bytes", "_memory")):
         return "bytes"
     return "count"
 

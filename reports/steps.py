@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from integrity.ledger.steps import StepRecord
 from integrity.ledger.vocabulary import StepState
 from reports import facts
+from reports.events import EventView, event_moment
 from reports.facts import Facts, masked_text
 
 GATES_STEP: Final = "gates"
 """The step whose detail holds the gates."""
 CONFIRM_STEP: Final = "confirm"
 """The step after which the applications are known to have moved."""
+
+_BEGAN: Final = f"step.{StepState.RUNNING.value}"
+_ENDED: Final = (f"step.{StepState.DONE.value}", f"step.{StepState.FAILED.value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,9 @@ class StepView:
     start_seconds: float | None
     """Since the first step began; None where this one never did."""
     seconds: float | None
-    """How long its last attempt took; None where it did not end."""
+    """How long its last attempt took, undoing left out; None where it did not end."""
+    undone_seconds: float | None
+    """Since the first step began: when it had been undone; None where it never was."""
     budget_seconds: float
     detail: Mapping[str, object]
 
@@ -63,28 +69,56 @@ class GateView:
     text: str | None
 
 
-def build_steps(records: Sequence[StepRecord]) -> tuple[StepView, ...]:
-    """In their order, with times since the first of them began."""
-    first = first_start(records)
-    return tuple(
-        StepView(
-            masked_text(record.name),
-            record.state,
-            record.attempts,
-            (record.started_at - first).total_seconds()
-            if record.started_at is not None and first is not None
-            else None,
-            record.seconds,
-            record.budget_ms / 1000,
-            facts.masked_table(record.detail),
+def build_steps(records: Sequence[StepRecord], timeline: Sequence[EventView]) -> tuple[StepView, ...]:
+    """In their order, with times since the first of them began.
+
+    :param timeline: the run's audit events; a step that was undone has its own times only there.
+    """
+    times = {record.name: _times(record, timeline) for record in records}
+    first = min((each.began for each in times.values() if each.began is not None), default=None)
+
+    def since_first(at: datetime | None) -> float | None:
+        return (at - first).total_seconds() if at is not None and first is not None else None
+
+    views = []
+    for record in records:
+        began, ended, undone = times[record.name]
+        views.append(
+            StepView(
+                masked_text(record.name),
+                record.state,
+                record.attempts,
+                since_first(began),
+                (ended - began).total_seconds() if began is not None and ended is not None else None,
+                since_first(undone),
+                record.budget_ms / 1000,
+                facts.masked_table(record.detail),
+            )
         )
-        for record in records
-    )
+    return tuple(views)
 
 
-def first_start(records: Sequence[StepRecord]) -> datetime | None:
-    """When the first step began; a step that was begun again counts from its last attempt."""
-    return min((record.started_at for record in records if record.started_at is not None), default=None)
+class _Times(NamedTuple):
+    began: datetime | None
+    ended: datetime | None
+    undone: datetime | None
+
+
+def _times(record: StepRecord, timeline: Sequence[EventView]) -> _Times:
+    """When a step began, ended and was undone.  The record keeps one end, which is that of the undoing."""
+    if record.state is not StepState.UNDONE:
+        return _Times(record.started_at, record.ended_at, None)
+    running: datetime | None = None
+    began, ended = record.started_at, None
+    for event in timeline:
+        if event.payload.get("step") != record.name:
+            continue
+        at = event_moment(event.at)
+        if event.kind == _BEGAN:
+            running = at
+        elif event.kind in _ENDED and running is not None:
+            began, ended, running = running, at, None
+    return _Times(began, ended, record.ended_at)
 
 
 def build_gates(records: Sequence[StepRecord]) -> tuple[GateView, ...]:

@@ -64,10 +64,10 @@ def build_story(ledger: Ledger, run: Run, now: datetime) -> tuple[StoryRow, ...]
 
 def _outcome(ledger: Ledger, run: Run, now: datetime) -> str:
     if run.kind in OPERATIONS:
-        steps = build_steps(read_steps(ledger.engine, run.id))
         phase = PhaseName(run.kind.value)
         detail = next((row.detail for row in ledger.phases(run.id) if row.name is phase), {})
         timeline = tuple(map(event_view, ledger.events(run.id)))
+        steps = build_steps(read_steps(ledger.engine, run.id), timeline)
         at_risk = risks(ledger, holder_of_risks(ledger, run))
         abandoned = gave_green_up(run, detail, steps, timeline, at_risk)
         return outcome_of(run, steps, abandoned=abandoned, now=now).value

@@ -81,6 +81,7 @@ def following(ledger: Ledger, state_dir: Path) -> RunHandle:
         samples.append(SampleRecord("sync", began + timedelta(seconds=50 + second), numbers))
     add_samples(ledger.engine, run.id, samples)
     first = (began + timedelta(seconds=280)).isoformat()
+    run.event("sync.following", {"direction": "forward", "feed": "tracking"})
     run.event("sync.pass", {"compared": 102_500, "differed": 14, "seconds": 9.25, "clean": False})
     run.event(
         "sync.gap", {"reason": f"tracking of redis://app:{PASSWORD}@blue.example broke off", "since": first}
@@ -128,6 +129,7 @@ def cutover(
     run = ledger.start_run(kind, settings(state_dir), parent_id=parent)
     identified(run)
     run.phase_started(PhaseName(kind.value))
+    began_before(ledger, run, 400)
     record_decision(ledger.engine, run.id, "cutover", Decision.REQUESTED, "ada", "tonight, <i>please</i>")
     record_decision(ledger.engine, run.id, "cutover", Decision.APPROVED, "grace")
     book = StepBook(ledger.engine, run.id, run.owner)
@@ -144,7 +146,8 @@ def cutover(
         summary = {"write_pause_ms": PAUSE_MS, "canary": {"writes": 1_400, "rate": 200}}
         book.end(name, StepState.DONE, summary if name == "confirm" and canary else {})
         done.append(name)
-    spread(ledger, run)
+    if broken is None:
+        spread(ledger, run)
     if canary:
         add_samples(ledger.engine, run.id, client_writes(undone=broken is not None))
         add_samples(ledger.engine, run.id, [health("blue", 600 + second) for second in range(20)])
@@ -170,7 +173,7 @@ def abandoned(
     record_decision(ledger.engine, run.id, "rollback", Decision.BREAK_GLASS, "ada", "green is dead")
     sync.event(
         "sync.gap",
-        {"reason": "green does not answer", "since": datetime(2026, 11, 23, 4, 5, 6, tzinfo=UTC).isoformat()},
+        {"reason": "green does not answer", "since": (datetime.now(UTC) - timedelta(seconds=30)).isoformat()},
     )
     sync.add_findings(
         PhaseName.SYNC,
@@ -201,10 +204,29 @@ def watched(ledger: Ledger, state_dir: Path, parent: str | None, *, recovers: bo
             for index, s in enumerate(samples)
         ],
     )
-    run.event("guard.breached", {"rule": "latency_p99", "value": 41.5, "threshold": 20.0})
-    run.event("guard.notified", {"rule": "latency_p99", "by": "command", "url": f"http://x:{PASSWORD}@hook"})
+    run.event("guard.started", {"cutover": None, "on_breach": "rollback", "on_dead": "abandon"})
+    breach = {
+        "rule": "latency_p99",
+        "status": "breached",
+        "value": 41.5,
+        "limit": 20.0,
+        "since": (began + timedelta(seconds=100)).isoformat(),
+        "text": "99th percentile of latency: 41.5 ms (allowed at most 20 ms).",
+    }
+    run.event("guard.breached", breach)
+    told = {
+        "event": "guard.breached",
+        "channel": "webhook",
+        "delivered": True,
+        "detail": f"http://x:{PASSWORD}@hook",
+    }
+    run.event("guard.notified", told)
     if recovers:
         run.event("guard.recovered", {"rule": "latency_p99"})
+    else:
+        run.event(
+            "guard.rollback-started", {"abandon": False, "reason": "It is slow.", "rules": ["latency_p99"]}
+        )
     run.phase_ended(PhaseName.WATCH, PhaseState.DONE, detail={})
     run.finish(RunState.FINISHED, verdict=None, reason=None)
     return run.id
