@@ -132,6 +132,7 @@ class KubernetesApi:
         """Status and object for one request."""
         with self._lock:
             self.requests.append(f"{method} {path}")
+            path, _, query = path.partition("?")
             if self.answers:
                 return self.answers.pop(0), {
                     "kind": "Status",
@@ -154,6 +155,8 @@ class KubernetesApi:
                 return 409, {"kind": "Status", "reason": "Conflict"}
             if held.get("immutable") and "data" in body:
                 return 422, {"kind": "Status", "reason": "Invalid", "message": "a secret: hunter2"}
+            if query == "dryRun=All":
+                return 200, cast(Object, merged(held, body))
             self._merge_into(path, body)
             return 200, deepcopy(self.objects[path])
 

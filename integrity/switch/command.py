@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -85,7 +86,24 @@ class CommandSwitch:
                 "switch.command.read_command prints more than one line, or something that is no text.",
                 "It must print the value alone, and nothing where the variable is not set.",
             )
-        return EnvironmentState({self._variable: text} if text else {}, fingerprint(text) or "")
+        return EnvironmentState({self._variable: text} if text else {}, fingerprint(text or None) or "")
+
+    def check(self, changes: Changes) -> None:
+        """Read the value, and find the programs; what ``write_command`` would do is not known before it is run.
+
+        :raises EnvironmentFailed: as :meth:`read`, or a program or value cannot be used.
+        """
+        self._refuse_strange(changes)
+        self.read()
+        for what, command in (
+            ("write_command", self._commands.write_command),
+            ("confirm_command", self._commands.confirm_command),
+        ):
+            if command and shutil.which(command[0]) is None:
+                raise EnvironmentFailed(
+                    f"switch.command.{what} cannot be started.",
+                    f"Check the program {command[0]!r} and its rights.",
+                )
 
     def write(self, expected: EnvironmentState, changes: Changes) -> EnvironmentState:
         """Run ``write_command`` for the variable; the phase variable's value travels with it.
@@ -97,12 +115,7 @@ class CommandSwitch:
         :raises EnvironmentFailed: another variable is asked for, or the command failed; whether it did something is not
             known then.
         """
-        strange = sorted(set(changes) - {self._variable, self._phase_variable})
-        if strange:
-            raise EnvironmentFailed(
-                f"write_command is for {self._variable} and {self._phase_variable} only, not for {strange[0]}.",
-                "Set switch.variable and switch.phase_variable.",
-            )
+        self._refuse_strange(changes)
         present = self.read()
         asked = {name: value for name, value in changes.items() if name == self._variable}
         there = bool(asked) and holds(present.values, asked)
@@ -139,14 +152,22 @@ class CommandSwitch:
             return f"switch.command.confirm_command did not end within {timeout:g} s."
         return f"switch.command.confirm_command ended with {ended.code}." if ended.code else ""
 
+    def _refuse_strange(self, changes: Changes) -> None:
+        for name, value in changes.items():
+            if name not in (self._variable, self._phase_variable):
+                raise EnvironmentFailed(
+                    f"write_command is for {self._variable} and {self._phase_variable} only, not for {name}.",
+                    "Set switch.variable and switch.phase_variable.",
+                )
+            if value is not None and not (value and value.isprintable()):
+                raise EnvironmentFailed(
+                    f"The new value of {name} is empty or has a line break or control character in it.",
+                    "An empty input removes the variable; set a value of one line.",
+                )
+
     def _set(self, present: EnvironmentState, changes: Changes) -> None:
         name = self._variable if self._variable in changes else self._phase_variable
         value = changes[name]
-        if value is not None and not (value and value.isprintable()):
-            raise EnvironmentFailed(
-                f"The new value of {name} is empty or has a line break or control character in it.",
-                "An empty input removes the variable; set a value of one line.",
-            )
         facts = self._facts("remove" if value is None else "set", name)
         facts["GREENFLY_SWITCH_EXPECTED"] = fingerprint(present.values.get(self._variable)) or ""
         ended = self._run(self._commands.write_command, facts, (value or "").encode(), "write_command")

@@ -277,20 +277,32 @@ class DotenvSwitch:
         with self._named_errors("read"):
             return self._state(self._content(self._real_path()))
 
+    def check(self, changes: Changes) -> None:
+        """Write the changed file beside the present one, and remove it.
+
+        A file that is mounted by itself into a container passes, and yet cannot be replaced.
+
+        :raises EnvironmentFailed: as :meth:`write`.
+        """
+        with self._named_errors("written"):
+            path = self._real_path()
+            with self._locked(path.parent):
+                new = self._changed(self._content(path), changes)
+                facts = path.stat()
+                with _new_file(path, path.name, new, facts, stat.S_IMODE(facts.st_mode)):
+                    pass
+
     def write(self, expected: EnvironmentState, changes: Changes) -> EnvironmentState:
         """Put a changed file into the place of the present one, which is kept beside it.
 
         :raises EnvironmentChanged: the file is not what *expected* was read from.
         :raises EnvironmentFailed: the file, its folder or its lock cannot be used, or a value not be written safely.
         """
-        for name in changes:
-            if not re.fullmatch(VARIABLE_PATTERN, name):
-                raise EnvironmentFailed(f"{name!r} is no name of a variable.", "Use letters, digits and _.")
         with self._named_errors("written"):
             path = self._real_path()
             with self._locked(path.parent):
                 old = self._content(path)
-                new = _changed(_text(old), changes, self._path).encode("utf-8", "surrogateescape")
+                new = self._changed(old, changes)
                 if new != old:
                     self._expect(old, expected)
                     self._replace(path, old, new)
@@ -307,6 +319,12 @@ class DotenvSwitch:
         if holds(self.read().values, self._written):
             return ""
         return f"{self._path} no longer holds what was written; somebody else changed it."
+
+    def _changed(self, content: bytes, changes: Changes) -> bytes:
+        for name in changes:
+            if not re.fullmatch(VARIABLE_PATTERN, name):
+                raise EnvironmentFailed(f"{name!r} is no name of a variable.", "Use letters, digits and _.")
+        return _changed(_text(content), changes, self._path).encode("utf-8", "surrogateescape")
 
     def _state(self, content: bytes) -> EnvironmentState:
         return EnvironmentState(_values(_statements(_text(content), self._path)), _version(content))

@@ -54,6 +54,12 @@ class EnvironmentSwitch(Protocol):
         :raises EnvironmentFailed: it cannot be read.
         """
 
+    def check(self, changes: Changes) -> None:
+        """Try everything that :meth:`write` needs for *changes*, short of changing anything; for the gates.
+
+        :raises EnvironmentFailed: what would keep it from being written.
+        """
+
     def write(self, expected: EnvironmentState, changes: Changes) -> EnvironmentState:
         """Make *changes*, and return what is in force then; durable when it returns.
 

@@ -243,13 +243,18 @@ class ApiServer:
         """
         return self._parse(self._request("GET", path, what, None), what, kind)
 
-    def patch(self, path: str, what: str, body: Mapping[str, object], kind: type[Object]) -> Object:
+    def patch(
+        self, path: str, what: str, body: Mapping[str, object], kind: type[Object], *, dry_run: bool = False
+    ) -> Object:
         """Merge *body* into the object at *path* (RFC 7396), and return what it is then.
+
+        :param dry_run: everything is checked, nothing is kept.
 
         :raises Conflict: the object is at another resource version than *body* names.
         :raises EnvironmentFailed: refused, or not understood; :class:`ApiUnavailable` where it may be tried again.
         """
-        return self._parse(self._request("PATCH", path, what, json.dumps(body).encode()), what, kind)
+        query = "?dryRun=All" if dry_run else ""
+        return self._parse(self._request("PATCH", path + query, what, json.dumps(body).encode()), what, kind)
 
     def _parse(self, answer: bytes, what: str, kind: type[Object]) -> Object:
         try:
@@ -405,25 +410,26 @@ class KubernetesSwitch:
         """
         return self._state(self._read())
 
+    def check(self, changes: Changes) -> None:
+        """Have the API server try every change without keeping it (``dryRun``).
+
+        :raises EnvironmentFailed: as :meth:`write`.
+        """
+        present, workloads = self._look(changes)
+        state = self._state(present)
+        self._patch(state, changes, dry_run=True)
+        for workload in workloads:
+            self._restart(workload, state, dry_run=True)
+
     def write(self, expected: EnvironmentState, changes: Changes) -> EnvironmentState:
         """Change the entries, and begin the rollout of each workload; the API server has stored both when it returns.
 
         :raises EnvironmentChanged: the object is at another resource version than *expected*.
         :raises EnvironmentFailed: refused, not reached, or a workload would not follow the change.
         """
-        for name in changes:
-            if not re.fullmatch(VARIABLE_PATTERN, name):
-                raise EnvironmentFailed(f"{name!r} is no name of a variable.", "Use letters, digits and _.")
-        present = self._read()
+        present, workloads = self._look(changes)
         state = self._state(present)
-        workloads = {workload: self._workload(workload) for workload in self._workloads}
-        for workload, found in workloads.items():
-            self._check(workload, found, changes)
         if not holds(state.values, changes):
-            if present.immutable:
-                raise EnvironmentFailed(
-                    f"{self._what} is immutable.", "Name another one, and let the workloads read that."
-                )
             if state.version != expected.version:
                 raise self._changed()
             state = self._patch(state, changes)
@@ -469,6 +475,21 @@ class KubernetesSwitch:
 
     # -- the object -------------------------------------------------------------------------------------------------
 
+    def _look(self, changes: Changes) -> tuple[Configuration, dict[str, Workload]]:
+        """What is there now; refuses what would not follow *changes*, before anything is written."""
+        for name in changes:
+            if not re.fullmatch(VARIABLE_PATTERN, name):
+                raise EnvironmentFailed(f"{name!r} is no name of a variable.", "Use letters, digits and _.")
+        present = self._read()
+        workloads = {workload: self._workload(workload) for workload in self._workloads}
+        for workload, found in workloads.items():
+            self._check(workload, found, changes)
+        if present.immutable and not holds(self._state(present).values, changes):
+            raise EnvironmentFailed(
+                f"{self._what} is immutable.", "Name another one, and let the workloads read that."
+            )
+        return present, workloads
+
     def _read(self) -> Configuration:
         return self._api.get(self._path, self._what, Configuration)
 
@@ -486,14 +507,14 @@ class KubernetesSwitch:
                 f"The entry {name} of {self._what} is not base64.", "Look at what wrote it."
             ) from None
 
-    def _patch(self, state: EnvironmentState, changes: Changes) -> EnvironmentState:
+    def _patch(self, state: EnvironmentState, changes: Changes, *, dry_run: bool = False) -> EnvironmentState:
         data = {
             name: base64.b64encode(value.encode()).decode() if self._secret and value is not None else value
             for name, value in changes.items()
         }
         body = {"metadata": {"resourceVersion": state.version}, "data": data}
         try:
-            return self._state(self._api.patch(self._path, self._what, body, Configuration))
+            return self._state(self._api.patch(self._path, self._what, body, Configuration, dry_run=dry_run))
         except Conflict:
             raise self._changed() from None
 
@@ -509,7 +530,6 @@ class KubernetesSwitch:
         return self._api.get(self._workloads[workload], workload, Workload)
 
     def _check(self, workload: str, found: Workload, changes: Iterable[str]) -> None:
-        """Refuse what would not follow a change, before anything is written."""
         problem = found.does_not_roll_out
         own = found.entries_not_from("secret" if self._secret else "configmap", self._settings.name or "")
         overridden = sorted(set(changes) & own)
@@ -524,13 +544,13 @@ class KubernetesSwitch:
                 f"Let it read {self._what} by envFrom, or by a reference with optional: true; nothing was written.",
             )
 
-    def _restart(self, workload: str, state: EnvironmentState) -> None:
+    def _restart(self, workload: str, state: EnvironmentState, *, dry_run: bool = False) -> None:
         marks = {
             RESTARTED_AT: datetime.now(UTC).isoformat(timespec="seconds"),
             ENVIRONMENT_VERSION: state.version,
         }
         body = {"spec": {"template": {"metadata": {"annotations": marks}}}}
-        self._api.patch(self._workloads[workload], workload, body, Workload)
+        self._api.patch(self._workloads[workload], workload, body, Workload, dry_run=dry_run)
 
 
 def _own_server(environ: Mapping[str, str]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
 from integrity.section import Section
 
@@ -18,7 +19,21 @@ _Workload = Annotated[
     str, Field(pattern=r"^(deployment|statefulset)/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=300)
 ]
 _Seconds = Annotated[float, Field(gt=0)]
-_Arguments = tuple[Annotated[str, Field(max_length=10_000)], ...]
+
+
+def _split_arguments(value: object) -> object:
+    """A variable holds a command as text, quoted as for a shell."""
+    return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+
+def _split_names(value: object) -> object:
+    """A variable holds a list as text."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+_Arguments = Annotated[
+    tuple[Annotated[str, Field(max_length=10_000)], ...], BeforeValidator(_split_arguments)
+]
 
 
 class DotenvSettings(Section):
@@ -36,7 +51,7 @@ class KubernetesSettings(Section):
     namespace: _KubernetesName | None = Field(
         None, description="its namespace and that of the workloads; inside a cluster the pod's own by default"
     )
-    workloads: tuple[_Workload, ...] = Field(
+    workloads: Annotated[tuple[_Workload, ...], BeforeValidator(_split_names)] = Field(
         (), description="what is restarted after a change: deployment/NAME or statefulset/NAME, in this order"
     )
     server: str | None = Field(

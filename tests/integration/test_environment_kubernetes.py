@@ -272,6 +272,29 @@ def test_a_workload_with_an_optional_reference_follows(api: KubernetesApi) -> No
     assert api.generation(workload) == 2
 
 
+# -- checking --------------------------------------------------------------------------------------------------------
+
+
+def test_checking_changes_nothing_and_finds_what_a_write_would_find(api: KubernetesApi) -> None:
+    path = api.add_configuration("configmap", "app-env", BEFORE)
+    workload = api.add_workload("deployment", "web")
+    switch = switch_for(api, "deployment/web")
+    before = switch.read()
+    for changes in (TO_GREEN, TO_BLUE):
+        switch.check(changes)
+    assert switch.read() == before
+    assert (api.generation(workload), api.annotations(workload)) == (1, {})
+    assert len(patches(api)) == 4
+    for forbidden in (f"PATCH {path}", f"PATCH {workload}", f"GET {workload}"):
+        api.forbidden = {forbidden}
+        with pytest.raises(EnvironmentFailed):
+            switch.check(TO_GREEN)
+    api.forbidden = set()
+    api.objects[path]["immutable"] = True
+    with pytest.raises(EnvironmentFailed):
+        switch.check(TO_GREEN)
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 

@@ -395,6 +395,27 @@ def test_a_write_that_fails_leaves_the_file_and_nothing_beside_it(monkeypatch: p
         assert os.listdir(path.parent) == [".env"]
 
 
+def test_checking_leaves_everything_as_it_is_and_finds_what_a_write_would_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with env_file(b"A=1\n") as path:
+        facts = path.stat()
+        switch_for(path).check({VARIABLE: GREEN})
+        assert os.listdir(path.parent) == [".env"]
+        assert path.stat().st_mtime_ns == facts.st_mtime_ns
+        with pytest.raises(EnvironmentFailed):
+            switch_for(path).check({VARIABLE: "a\\b"})
+        with pytest.raises(EnvironmentFailed):
+            switch_for(path).check({"A B": "1"})
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(EnvironmentFailed):
+            switch_for(path).check({VARIABLE: GREEN})
+        assert os.listdir(path.parent) == [".env"]
+
+
 def test_confirming_reads_the_file_again() -> None:
     with env_file(b"A=1\n") as path:
         switch = switch_for(path)
