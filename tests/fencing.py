@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from integrity.endpoint import Endpoint, Identity
 from integrity.settings import EndpointSettings
 from integrity.switch.access import WriteCommands, raw, read_users
 from integrity.switch.fence import Fence
+from integrity.switch.fence_plan import FencePlan
 from tests.matrix.servers import Program, programs_on_path, read_programs
 from tests.raw import Raw, Reply, as_strings
 from tests.servers import connect
@@ -152,6 +154,12 @@ def application(url: str) -> Redis:
         socket_timeout=30.0,
     )
     return Redis.from_pool(pool)
+
+
+def recorded(plan: FencePlan) -> FencePlan:
+    """The plan as another process reads it from the ledger."""
+    facts = json.loads(json.dumps(plan.to_dict()))
+    return FencePlan.from_dict(facts)
 
 
 def fingerprint(client: Redis) -> dict[bytes, tuple[str, bytes]]:

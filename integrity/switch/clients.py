@@ -8,7 +8,7 @@ from typing import Final
 
 from integrity.endpoint import Identity
 from integrity.errors import ProtocolError
-from integrity.replies import ErrorReply
+from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, pack
 
 OWN_PREFIX: Final = "greenfly:"
@@ -35,6 +35,8 @@ class ClientInfo:
     flags: str
     """As the server writes them; their letters differ between engines."""
     database: int
+    entrance: str
+    """Where the server took it in: its port, ``unix`` for a unix socket, empty before Redis 6.2."""
 
     @property
     def blocked(self) -> bool:
@@ -53,27 +55,61 @@ def application_clients(connection: Connection, identity: Identity) -> list[Clie
     :raises PermissionRefused: the user may not list clients.
     :raises ServerError: the server cannot be reached, or its answer is not understood.
     """
-    reply = connection.command(b"CLIENT", b"LIST")
-    if not isinstance(reply, bytes):
-        raise _strange(connection)
-    lines = (_fields(line) for line in reply.decode("utf-8", "replace").splitlines() if line.strip())
-    return [
-        _client(connection, fields) for fields in lines if not _apart(fields, identity.engine == "dragonfly")
-    ]
+    dragonfly = identity.engine == "dragonfly"
+    return [_client(connection, fields) for fields in _list(connection) if not _apart(fields, dragonfly)]
+
+
+def own_entrance(connection: Connection) -> str:
+    """The :attr:`~ClientInfo.entrance` of this connection itself.
+
+    :raises ServerError: the server does not tell.
+    """
+    own = b"%d" % _number(connection, connection.command(b"CLIENT", b"ID"))
+    for fields in _list(connection):
+        if fields.get("id") == own.decode():
+            return _entrance(fields)
+    raise _strange(connection)
 
 
 def kill(connection: Connection, clients: Sequence[ClientInfo]) -> int:
     """Close these connections, and return how many were still there.
+
+    Those at Dragonfly's administration port cannot be closed from another port, and are passed over.
 
     :raises PermissionRefused: the user may not.
     :raises ServerError: the server cannot be reached.
     """
     killed = 0
     for reply in connection.exchange([pack(b"CLIENT", b"KILL", b"ID", b"%d" % c.id) for c in clients]):
-        if isinstance(reply, ErrorReply):
+        if isinstance(reply, ErrorReply) and "unable to kill" not in str(reply):
             raise connection.error_for(reply, "CLIENT KILL")
         killed += reply if isinstance(reply, int) else 0
     return killed
+
+
+def _list(connection: Connection) -> list[dict[str, str]]:
+    reply = connection.command(b"CLIENT", b"LIST")
+    if not isinstance(reply, bytes):
+        raise _strange(connection)
+    return [_fields(line) for line in reply.decode("utf-8", "replace").splitlines() if line.strip()]
+
+
+def _number(connection: Connection, reply: Reply) -> int:
+    if not isinstance(reply, int):
+        raise _strange(connection)
+    return reply
+
+
+def _entrance(fields: dict[str, str]) -> str:
+    """Redis names a unix socket's path with the port 0, Dragonfly only says that it is one."""
+    local = fields.get("laddr", "")
+    port = local.rpartition(":")[2]
+    return "unix" if port == "0" or local.startswith("unix") else port
+
+
+def _host(fields: dict[str, str]) -> str:
+    host, colon, _port = fields["addr"].rpartition(":")
+    return host.strip("[]") if colon else fields["addr"]
 
 
 def _fields(line: str) -> dict[str, str]:
@@ -95,7 +131,7 @@ def _client(connection: Connection, fields: dict[str, str]) -> ClientInfo:
     try:
         return ClientInfo(
             id=int(fields["id"]),
-            host=fields["addr"].rpartition(":")[0].strip("[]"),
+            host=_host(fields),
             name="" if name == fields["id"] else name,
             user=fields.get("user"),
             age=int(fields.get("age", "0")),
@@ -103,6 +139,7 @@ def _client(connection: Connection, fields: dict[str, str]) -> ClientInfo:
             last_command=fields.get("cmd"),
             flags=fields.get("flags", ""),
             database=int(fields.get("db", "0")),
+            entrance=_entrance(fields),
         )
     except (KeyError, ValueError) as error:
         raise _strange(connection) from error

@@ -22,8 +22,6 @@ from integrity.errors import PermissionRefused, ProtocolError, Refused
 from integrity.replies import ErrorReply
 from integrity.switch import min_replicas
 from integrity.switch.access import (
-    UserRules,
-    WriteCommands,
     delete_users,
     own_name,
     read_users,
@@ -31,16 +29,16 @@ from integrity.switch.access import (
     set_rules,
     user_names,
 )
-from integrity.switch.clients import application_clients, kill
 from integrity.switch.fence_plan import FencedUser, FencePlan, FenceProbe, Method, Possibility
 from integrity.switch.own_user import temporary
+from integrity.switch.rights import Rights
 from integrity.wire import Connection, pack
 
 _MARK: Final = "greenfly-fence"
 """A user without any right that stands on a server as long as a fence does, and tells administrators why."""
 _TRIAL: Final = "greenfly-trial"
 _PAUSE_TRIES: Final = 3
-_PAUSE_ENDS_SECONDS: Final = 0.05
+_PAUSE_ENDS_SECONDS: Final = 0.03
 """Dragonfly looks every 10 ms whether a pause was ended; a new one before that would bring the old one back."""
 
 
@@ -56,7 +54,7 @@ class Fence:
         self._identity = identity
         self._dragonfly = identity.engine == "dragonfly"
         self._keep_users = tuple(keep_users)
-        self._known_commands: WriteCommands | None = None
+        self._rights = Rights(identity, keep_users)
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -76,8 +74,8 @@ class Fence:
                 return FenceProbe(acl, by_replicas, pause, method, already_fenced=fenced)
             users = read_users(connection)
             own = own_name(connection)
-            kept = self._kept(connection, own)
-            writers = [user.name for user in self._writers(connection, users) if not temporary([user.name])]
+            kept = self._rights.kept(connection, own)
+            writers = [user.name for user in self._rights.writers(connection, users)]
             return FenceProbe(
                 acl,
                 by_replicas,
@@ -108,7 +106,7 @@ class Fence:
             if probe.method == "min-replicas":
                 count, lag = min_replicas.read(connection)
                 return FencePlan("min-replicas", min_replicas_before=count, max_lag_before=lag)
-            commands = self._commands(connection)
+            commands = self._rights.commands(connection)
             users = [user for user in read_users(connection) if user.name in probe.users]
         return FencePlan(
             "acl",
@@ -130,8 +128,9 @@ class Fence:
     def refuse(self, plan: FencePlan) -> None:
         """Refuse writes for good, on existing connections and new ones; returns when it is in force.
 
-        Closes the connections of applications that wait in BLPOP and the like: they were allowed to, and a write of
-        Greenfly's would serve them.  Can be repeated.  Does not end a pause.
+        Closes the connections of applications that wait in BLPOP and the like (they were allowed to, and a write of
+        Greenfly's would serve them), and on Dragonfly those that did not come in at Greenfly's own port.  Can be
+        repeated.  Does not end a pause.
 
         :raises Refused: it is not in force, because a user came up that the plan does not know.
         :raises ServerError: the server does not allow it; some users may be refused by then, and :meth:`lift` undoes
@@ -150,12 +149,12 @@ class Fence:
             if self._dragonfly:
                 # A command that was allowed before, and waits for its turn, is not asked again: wait for those.
                 self._pause(connection, 0.001)
-            self._end_waiting(connection)
-            through = self._getting_through(connection, plan)
+            through = self._rights.getting_through(connection, plan)
+            self._rights.close_unreached(connection, plan)
         if through:
             raise Refused(
                 f"{self._endpoint} still lets {', '.join(through)} write.",
-                "Such a user was made or changed after the fence was planned: lift the fence and plan it anew.",
+                "They came up or were changed after the fence was planned: lift the fence and plan it anew.",
             )
 
     def unpause(self) -> None:
@@ -176,7 +175,7 @@ class Fence:
         with self._connect() as connection:
             if plan.method == "min-replicas":
                 return min_replicas.in_force(connection)
-            return not self._getting_through(connection, plan)
+            return not self._rights.getting_through(connection, plan)
 
     def lift(self, plan: FencePlan) -> None:
         """Give back exactly the rights that there were, delete users that Greenfly made, and end a pause.
@@ -203,60 +202,20 @@ class Fence:
             with suppress(PermissionRefused, ProtocolError):
                 self._unpause(connection)
 
-    # -- users --------------------------------------------------------------------------------------------------
-
-    def _commands(self, connection: Connection) -> WriteCommands:
-        if self._known_commands is None:
-            # Dragonfly's EXEC does not ask again for the rights of what was queued before the fence.
-            also = ["exec"] if self._dragonfly else []
-            self._known_commands = WriteCommands.read(connection, also=also)
-        return self._known_commands
-
-    def _writers(self, connection: Connection, users: Sequence[UserRules]) -> list[UserRules]:
-        """Users that may change data."""
-        commands = self._commands(connection)
-        return [user for user in users if commands.permitted_to(user) - {"exec"}]
-
-    def _kept(self, connection: Connection, own: str) -> tuple[str, ...]:
-        if own in self._keep_users or own == "default" or self._shared(connection, own):
-            return self._keep_users
-        return (*self._keep_users, own)
-
-    def _shared(self, connection: Connection, user: str) -> bool:
-        """Whether an application is connected as *user*; so it counts where that cannot be known (on Dragonfly)."""
-        try:
-            clients = application_clients(connection, self._identity)
-        except PermissionRefused:
-            return True
-        return self._dragonfly or any(client.user in {None, user} for client in clients)
-
-    def _getting_through(self, connection: Connection, plan: FencePlan) -> list[str]:
-        """Users that can write although the fence should keep them from it."""
-        users = [user for user in read_users(connection) if not temporary([user.name])]
-        found = {user.name for user in self._writers(connection, users)} - set(plan.kept)
-        if self._dragonfly:
-            commands, planned = self._commands(connection), {user.name for user in plan.users}
-            found |= {user.name for user in users if user.name in planned and commands.permitted_to(user)}
-        own = own_name(connection)
-        if own in plan.kept and own not in self._keep_users and self._shared(connection, own):
-            found.add(own)
-        return sorted(found)
-
-    def _end_waiting(self, connection: Connection) -> None:
-        commands = self._commands(connection)
-        waiting = commands.categories.get("blocking", frozenset())
-        clients = application_clients(connection, self._identity)
-        # A command that a pause delays is blocked too on Redis, but it asks for its rights when the pause ends.
-        kill(connection, [c for c in clients if c.blocked and (c.last_command or "blpop") in waiting])
-
     # -- trying -------------------------------------------------------------------------------------------------
 
     def _try_acl(self, connection: Connection) -> Possibility:
         try:
             read_users(connection)
-            self._commands(connection)
+            self._rights.commands(connection)
             set_rules(connection, [(_TRIAL, ["off"])])
             delete_users(connection, [_TRIAL])
+            if self._rights.unbound(connection):
+                return Possibility(
+                    False,
+                    "Applications are connected through Dragonfly's unix socket, where no ACL binds them.",
+                    "Let them connect by TCP.",
+                )
         except (PermissionRefused, ProtocolError) as error:
             return Possibility(False, error.problem, "Give Greenfly's user the right to ACL.")
         return Possibility(True)
