@@ -122,6 +122,11 @@ class LogProgress(Progress):
         """Log a line."""
         self._logger.info(text)
 
+    def show(self, text: str) -> None:
+        """On a terminal only; a log would fill with it."""
+        if self._inner:
+            self._inner.show(text)
+
     def phase_ended(self) -> None:
         """Log the end."""
         self._logger.info(

@@ -201,6 +201,42 @@ def migrate(
     )
 
 
+def sync(
+    settings: Settings,
+    progress: Progress,
+    step: Step = directly,
+    flow_run_id: str | None = None,
+    *,
+    resume: bool = False,
+    resume_if_any: bool = False,
+    until_equal: bool = False,
+) -> Outcome:
+    """Check, snapshot, then copy and follow until somebody stops it, report.
+
+    :param resume: go on with the newest sync between the two servers that broke off.
+    :param resume_if_any: the same where there is one, else a new run.
+    :param until_equal: end as soon as both sides were proven equal.
+    :raises GreenflyError: the run broke off; it is recorded.
+    """
+
+    def phases(run: Run) -> None:
+        servers = step("check", run.check)
+        if settings.snapshot.enabled and not run.has_snapshot:
+            step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
+        step("sync", lambda: run.sync(servers, until_equal=until_equal))
+
+    return _run(
+        settings,
+        RunKind.SYNC,
+        progress,
+        step,
+        flow_run_id,
+        phases,
+        resume=resume,
+        resume_if_any=resume_if_any,
+    )
+
+
 def verify(
     settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
 ) -> Outcome:
@@ -301,8 +337,8 @@ def _run(
 ) -> Outcome:
     ledger = open_ledger(settings)
     try:
-        if resume or (resume_if_any and Run.broken_off(settings, ledger) is not None):
-            run = Run.resume(settings, ledger, progress)
+        if resume or (resume_if_any and Run.broken_off(settings, ledger, kind) is not None):
+            run = Run.resume(settings, ledger, progress, kind)
         else:
             run = Run.start(settings, ledger, kind, progress, flow_run_id, parent=parent)
         directory = settings.report_dir / run.id

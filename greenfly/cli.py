@@ -10,7 +10,7 @@ from types import FrameType
 
 import typer
 
-from greenfly.commands import audit, config, demo, flow, migrate, repair, report, runs, snapshot, verify
+from greenfly.commands import audit, config, demo, flow, migrate, repair, report, runs, snapshot, sync, verify
 from greenfly.commands.options import Json
 from greenfly.exit_codes import MEANING, ExitCode
 from integrity.version import __version__
@@ -26,6 +26,7 @@ app = typer.Typer(
     "`greenfly exit-codes` lists all.",
 )
 app.command("migrate", short_help="Copy every key and prove both sides equal.")(migrate.migrate)
+app.command("sync", short_help="Copy, then follow every change until it is stopped.")(sync.sync)
 app.command("verify", short_help="Compare every key of both servers.")(verify.verify)
 app.command("repair", short_help="Re-copy exactly what a run found to differ, and prove it.")(repair.repair)
 app.command("report", short_help="Write a run's report again.")(report.report)

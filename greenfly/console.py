@@ -43,6 +43,7 @@ class LineProgress:
         self._name = ""
         self._expected = self._keys = self._bytes = 0
         self._started = self._shown = 0.0
+        self._last_shown = ""
 
     def phase(self, name: str, keys_expected: int) -> None:
         """Begin a line."""
@@ -61,6 +62,13 @@ class LineProgress:
     def say(self, text: str) -> None:
         """One line above the moving one."""
         self._write(text, final=True)
+
+    def show(self, text: str) -> None:
+        """Take the moving line's place; elsewhere than on a terminal one line now and then."""
+        now = monotonic()
+        if now - self._shown >= self._every and text != self._last_shown:
+            self._shown, self._last_shown = now, text
+            self._write(text, final=False)
 
     def phase_ended(self) -> None:
         """Finish the line."""

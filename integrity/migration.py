@@ -7,7 +7,7 @@ after.  Whatever goes wrong inside :meth:`Run.recorded` ends the run in the ledg
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Self
@@ -19,10 +19,13 @@ from integrity.keyspace import memory_usage_known
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import PhaseName, PhaseState, RunKind, RunState, Verdict
+from integrity.ledger.sync_board import read_status
+from integrity.ledger.vocabulary import Direction
 from integrity.meter import Meter
 from integrity.phases.repair import RepairPhase
 from integrity.phases.servers import Servers
 from integrity.phases.stream import StreamPhase
+from integrity.phases.sync import SyncPhase
 from integrity.phases.verify import VerifyPhase
 from integrity.progress import Progress
 from integrity.repair import open_findings
@@ -50,6 +53,35 @@ def settings_as_started(settings: Settings, run: models.Run) -> Settings:
             "databases": tuple(databases) if isinstance(databases, list) else None,
         }
     )
+
+
+class _Listening:
+    """Progress of a copy during which something else has to be done now and then."""
+
+    def __init__(self, inner: Progress, now_and_then: Callable[[], None]) -> None:
+        self._inner = inner
+        self._now_and_then = now_and_then
+
+    def phase(self, name: str, keys_expected: int) -> None:
+        """Pass on."""
+        self._inner.phase(name, keys_expected)
+
+    def advance(self, keys: int, size: int) -> None:
+        """Pass on, and do it."""
+        self._inner.advance(keys, size)
+        self._now_and_then()
+
+    def say(self, text: str) -> None:
+        """Pass on."""
+        self._inner.say(text)
+
+    def show(self, text: str) -> None:
+        """Pass on."""
+        self._inner.show(text)
+
+    def phase_ended(self) -> None:
+        """Pass on."""
+        self._inner.phase_ended()
 
 
 class Run:
@@ -95,21 +127,23 @@ class Run:
         return cls(settings, ledger, handle, kind, progress)
 
     @staticmethod
-    def broken_off(settings: Settings, ledger: Ledger) -> models.Run | None:
+    def broken_off(settings: Settings, ledger: Ledger, kind: RunKind = RunKind.MIGRATE) -> models.Run | None:
         """The newest run between the two addresses of *settings*, if it began to copy and did not finish."""
         source = Endpoint.from_settings("source", settings.source)
         target = Endpoint.from_settings("target", settings.target)
-        return ledger.unfinished_copy(str(source), str(target))
+        return ledger.unfinished_copy(str(source), str(target), kind)
 
     @classmethod
-    def resume(cls, settings: Settings, ledger: Ledger, progress: Progress) -> Self:
+    def resume(
+        cls, settings: Settings, ledger: Ledger, progress: Progress, kind: RunKind = RunKind.MIGRATE
+    ) -> Self:
         """Take over the newest run between the two addresses of *settings* that began to copy and broke off.
 
         It goes on under the conflict policy, the rules and the databases that it was started with.
 
         :raises Refused: there is none, or another process still owns it.
         """
-        broken = cls.broken_off(settings, ledger)
+        broken = cls.broken_off(settings, ledger, kind)
         if broken is None:
             source = Endpoint.from_settings("source", settings.source)
             target = Endpoint.from_settings("target", settings.target)
@@ -119,7 +153,7 @@ class Run:
         settings = settings_as_started(settings, broken)
         handle = ledger.take_over(broken.id, settings.lease_seconds)
         progress.say(f"Resuming run {broken.id}.")
-        return cls(settings, ledger, handle, RunKind.MIGRATE, progress, resumed=broken)
+        return cls(settings, ledger, handle, kind, progress, resumed=broken)
 
     @property
     def id(self) -> str:
@@ -190,6 +224,8 @@ class Run:
         """
         settings = self.settings
         with self._phase(PhaseName.CHECK) as detail:
+            if self.kind is RunKind.SYNC:
+                self._require_live()
             source = Endpoint.from_settings("source", settings.source)
             target = Endpoint.from_settings("target", settings.target)
             if source.address.database is not None or target.address.database is not None:
@@ -209,9 +245,11 @@ class Run:
             detail["rules"] = self._rules.describe()
             onto = self._target_databases(source, target_identity, databases)
             if self.kind is not RunKind.VERIFY:
-                target.require_writable()
+                if self.kind is not RunKind.SYNC or self._resumed is None:
+                    # Behind a fence, a sync that is resumed writes as another user.
+                    target.require_writable()
                 self._require_databases(target, tuple(self._rules.target_databases(databases)))
-            if self.kind is RunKind.MIGRATE:
+            if self.kind in {RunKind.MIGRATE, RunKind.SYNC}:
                 if self._resumed is None:
                     self._require_empty(source, target, target_identity)
                 detail["conflict"] = settings.copying.conflict.value
@@ -250,6 +288,18 @@ class Run:
                 f"The target URL names database {theirs}, the source URL {'none' if ours is None else ours}.",
                 "Keys keep their database number unless --map-db maps it: name the same one in both, none in the "
                 "target, or map it.",
+            )
+
+    def _require_live(self) -> None:
+        """Refuse what following cannot honour."""
+        if self.settings.copying.conflict is ConflictPolicy.SKIP:
+            raise ConfigurationError(
+                "Keys that the target keeps (--conflict skip) cannot be followed.",
+                "Choose replace, or an empty target.",
+            )
+        if self.settings.replica.url is not None:
+            raise ConfigurationError(
+                "Changes are followed on the source itself, not on a replica.", "Leave --replica out."
             )
 
     def _require_sizes(self, source: Endpoint) -> None:
@@ -304,7 +354,7 @@ class Run:
         if self.settings.copying.conflict is not ConflictPolicy.FAIL or not identity.keys:
             return
         held = ", ".join(f"{plural(keys, 'key')} in database {n}" for n, keys in identity.databases.items())
-        earlier = self.ledger.unfinished_copy(str(source), str(target))
+        earlier = self.ledger.unfinished_copy(str(source), str(target), self.kind)
         if earlier is not None:
             remedy = (
                 f"Run {earlier.id} began to copy this source here and did not finish, so they are probably its keys: "
@@ -377,9 +427,10 @@ class Run:
     @property
     def has_snapshot(self) -> bool:
         """Whether an earlier attempt of this run took its snapshot."""
-        return any(
-            p.name is PhaseName.SNAPSHOT and p.state is PhaseState.DONE for p in self.ledger.phases(self.id)
-        )
+        return self._has(PhaseName.SNAPSHOT)
+
+    def _has(self, name: PhaseName) -> bool:
+        return any(p.name is name and p.state is PhaseState.DONE for p in self.ledger.phases(self.id))
 
     # -- stream and verify --------------------------------------------------------------------------------------
 
@@ -388,8 +439,11 @@ class Run:
 
         :raises ServerError: a server is lost, full, read-only or refuses; everything acknowledged is checkpointed.
         """
+        self._stream(servers, self._progress)
+
+    def _stream(self, servers: Servers, progress: Progress) -> None:
         with self._phase(PhaseName.STREAM, servers.source_keys) as detail:
-            phase = StreamPhase(self.settings, self.ledger, self.handle, self._progress, self._resumed)
+            phase = StreamPhase(self.settings, self.ledger, self.handle, progress, self._resumed)
             phase.run(servers, detail)
 
     def verify(self, servers: Servers) -> Conclusion:
@@ -404,6 +458,35 @@ class Run:
         with self._phase(PhaseName.VERIFY, servers.source_keys) as detail:
             phase = VerifyPhase(self.settings, self.ledger, self.handle, self._progress)
             self._conclusion = phase.run(servers, detail)
+        return self._conclusion
+
+    # -- sync ---------------------------------------------------------------------------------------------------
+
+    def sync(self, servers: Servers, *, until_equal: bool = False) -> Conclusion:
+        """Follow what changes on blue, copy everything, and go on following until told to stop.
+
+        :param until_equal: end as soon as both sides were proven equal.
+        :raises ServerError: a server stayed away longer than the budget, or refuses; the verdict is INCONCLUSIVE.
+        """
+        status = read_status(self.ledger.engine, self.id)
+        direction = status.direction if status is not None else Direction.FORWARD
+        phase = SyncPhase(
+            self.settings,
+            self.ledger,
+            self.handle,
+            self._progress,
+            servers,
+            direction=direction,
+            until_equal=until_equal,
+        )
+        try:
+            phase.open()
+            if not self._has(PhaseName.STREAM):
+                self._stream(servers, _Listening(self._progress, phase.while_copying))
+            with self._phase(PhaseName.SYNC) as detail:
+                self._conclusion = phase.run(detail)
+        finally:
+            phase.close()
         return self._conclusion
 
     # -- repair -------------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ class Progress(Protocol):
     def say(self, text: str) -> None:
         """One line worth keeping."""
 
+    def show(self, text: str) -> None:
+        """How it is at this moment; the next one takes its place."""
+
     def phase_ended(self) -> None:
         """The phase is over."""
 
@@ -31,6 +34,9 @@ class Silent:
         """Nothing."""
 
     def say(self, text: str) -> None:
+        """Nothing."""
+
+    def show(self, text: str) -> None:
         """Nothing."""
 
     def phase_ended(self) -> None:

@@ -174,7 +174,7 @@ class LedgerReader:
     def broken_runs(self, target_address: str) -> list[str]:
         """Ids of the runs into this target that did not finish and that no process owns."""
         query = select(Run.id).where(
-            Run.kind.in_([RunKind.MIGRATE, RunKind.REPAIR]),
+            Run.kind.in_([RunKind.MIGRATE, RunKind.REPAIR, RunKind.SYNC]),
             Run.target_address == target_address,
             Run.state != RunState.FINISHED,
             Run.lease_until < datetime.now(UTC),
@@ -182,12 +182,14 @@ class LedgerReader:
         with reading(self.engine) as connection:
             return list(connection.scalars(query))
 
-    def unfinished_copy(self, source_address: str, target_address: str) -> Run | None:
-        """The newest run between these two addresses that began to copy, if it did not finish."""
+    def unfinished_copy(
+        self, source_address: str, target_address: str, kind: RunKind = RunKind.MIGRATE
+    ) -> Run | None:
+        """The newest run of this kind between these two addresses that began to copy, if it did not finish."""
         runs = self._all(
             select(Run)
             .where(
-                Run.kind == RunKind.MIGRATE,
+                Run.kind == kind,
                 Run.source_address == source_address,
                 Run.target_address == target_address,
                 Run.id.in_(select(Phase.run_id).where(Phase.name == PhaseName.STREAM)),

@@ -318,6 +318,9 @@ class _ToParent:
         """One line worth keeping."""
         self._pipe.send(Say(text))
 
+    def show(self, text: str) -> None:
+        """Nothing; the parent shows how the whole run is."""
+
     def phase_ended(self) -> None:
         """Nothing."""
 

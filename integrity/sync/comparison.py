@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
-from integrity.errors import ServerError
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from integrity.ledger.store import NewFinding
@@ -105,7 +104,7 @@ class _Comparison:
         try:
             totals = self._compare()
             self._settle()
-        except ServerError:
+        except BaseException:
             follower.compare_due = True
             raise
         clean = follower.gaps == gaps and not follower.dirty.stuck

@@ -105,6 +105,7 @@ class Follower:
         self._spool = spool
         self._feed: Feed | None = None
         self._lost_feed = False
+        self._lost_at: datetime | None = None
         self._stack = ExitStack()
         self._carrier: Carrier | None = None
         self._prover: Prover | None = None
@@ -241,6 +242,7 @@ class Follower:
             self._feed.close()
             self._feed = None
             self._lost_feed = True
+            self._lost_at = taken.loss.since
             self.found_gap(taken.loss.reason, taken.loss.since)
 
     def found_gap(self, reason: str, since: datetime | None) -> None:
@@ -257,12 +259,33 @@ class Follower:
         self._handle.event("sync.gap", payload)
         self._progress.say(f"Changes may have gone unseen: {reason}. Everything will be compared.")
 
+    def take_the_rest(self) -> datetime:
+        """Take in what is left of a feed whose server is dead; the moment (UTC) up to which changes are known."""
+        known = datetime.now(UTC)
+        if self._feed is not None:
+            self._feed.catch_up(0.2)
+            taken = self._feed.take()
+            self.dirty.announced(taken.names)
+            self._spool.add(taken.names)
+            if taken.loss is not None:
+                self._lost_at = taken.loss.since
+        return self._lost_at or known
+
+    def known_databases(self) -> tuple[int, ...]:
+        """The databases that have been looked at so far; asks nobody."""
+        return self._given_databases() or tuple(sorted(self._databases)) or (0,)
+
+    def forget_counts(self) -> None:
+        """Another process answers on a side: what it counts begins again."""
+        self._swaps = None
+
     def _reopen_feed(self) -> None:
         self.link.source.identify()  # While it loads its dataset, it would answer a feed and nothing else.
         self._feed = open_feed(
             self.link.source, self.link.source_identity, self.settings.sync, self._progress.say
         )
         self._lost_feed = False
+        self._lost_at = None
         self._progress.say(f"Following again ({self.feed_name}).")
 
     # -- carrying and proving ---------------------------------------------------------------------------------------
