@@ -183,11 +183,13 @@ class Writer:
     def _big(self) -> Unit:
         draw = self._draw
         value = big(draw.below(10**9), 10_000 + draw.below(190_000))
-        match draw.below(3):
-            case 0:
+        match draw.below(8):
+            case 0 | 1:
                 return Unit(self._home, ((b"HSET", draw.one(self._live["hash"]), b"big", value),))
-            case 1:
+            case 2 | 3:
                 return Unit(self._home, ((b"RPUSH", draw.one(self._live["list"]), value),))
+            case 4:
+                return Unit(self._home, ((b"SET", self._new("once"), value),))
         return Unit(self._home, ((b"SET", draw.one(self._live["string"]), value),))
 
     def _shared(self) -> Unit:

@@ -102,7 +102,8 @@ class _Judge:
             [violation for place, held in branch.items() for violation in self.place(place, held)]
             for branch in choices
         ]
-        return min(verdicts, key=len)
+        # Of two that are equally wrong, what is wrong with it done tells more.
+        return min(reversed(verdicts), key=len)
 
     def tokens(self, place: Place, tokens: Tokens) -> list[Violation]:
         """A key that all connections write."""
@@ -139,10 +140,11 @@ class _Judge:
                 )
 
     def _problems(self, held: Held | None, found: Held | None) -> list[Problem]:
-        if held is not None and held.expiry is not None:
-            if self.before_ms > held.expiry.latest + TOLERANCE_MS:
+        expiry = held.expiry if held is not None else None
+        if expiry is not None:
+            if self.before_ms > expiry.latest + TOLERANCE_MS:
                 held = None
-            elif self.after_ms > held.expiry.earliest - TOLERANCE_MS and found is None:
+            elif self.after_ms > expiry.earliest - TOLERANCE_MS and found is None:
                 return []
         if held is None:
             return [] if found is None else [(Kind.RESURRECTED, f"must not be there: {found!r}"[:500])]

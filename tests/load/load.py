@@ -101,6 +101,11 @@ class Load:
             )
             self._processes.append((orders.role, process))
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run, writers first."""
+        return [process.pid for _, process in self._processes]
+
     def set_rate(self, rate: float) -> None:
         """Change the writers' rate, in units per second of all of them; 0 lets them pause."""
         for role, process in self._processes:

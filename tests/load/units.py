@@ -30,27 +30,9 @@ Choice: TypeAlias = Reply | Literal[NoReply.NO_REPLY]
 MULTI: Final = (b"MULTI",)
 EXEC: Final = (b"EXEC",)
 _REFUSALS: Final = (
-    *(
-        "NOPERM",
-        "NOAUTH",
-        "WRONGPASS",
-        "NOREPLICAS",
-        "READONLY",
-        "LOADING",
-        "OOM",
-        "Out of memory",
-        "ERR Out of memory",
-    ),
-    *(
-        "MOVED",
-        "EXECABORT",
-        "MASTERDOWN",
-        "CLUSTERDOWN",
-        "TRYAGAIN",
-        "BUSY",
-        "MISCONF",
-        "ERR max number of clients",
-    ),
+    *("NOPERM", "NOAUTH", "WRONGPASS", "NOREPLICAS", "READONLY", "LOADING", "OOM", "Out of memory", "MOVED"),
+    *("EXECABORT", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "max number of clients"),
+    "The user executing the script can't run this command",
 )
 
 
@@ -77,8 +59,12 @@ class Surprise:
 
 
 def is_refusal(error: ReplyError) -> bool:
-    """Whether a server said that it does not take writes (now, or from this user)."""
-    return str(error).startswith(_REFUSALS)
+    """Whether a server said that it does not take writes, now or from this user."""
+    text = str(error)
+    if "script" in text:
+        # What a command in a script was answered stands somewhere in what the script is.
+        return any(refusal in text for refusal in _REFUSALS)
+    return text.removeprefix("ERR ").startswith(_REFUSALS)
 
 
 def transaction(commands: Sequence[Command]) -> tuple[Command, ...]:
