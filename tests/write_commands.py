@@ -6,6 +6,7 @@ For whatever claims to see all changes: what a call changes is found out by comp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import Final, TypeAlias
 
 from tests.raw import Argument, Raw, Reply, UnexpectedReply, as_bytes
@@ -252,7 +253,39 @@ SCRIPTS: Final = (
     Case((("EVAL", "for i = 1, 3 do redis.call('RPUSH', KEYS[1], ARGV[1]) end", 1, "list2", "v"),)),
     Case((("EVAL", "redis.pcall('INCR', KEYS[1]) redis.call('RENAME', KEYS[1], KEYS[2])", 2, "set", "new"),)),
 )
-UNDECLARED: Final = Case((("EVAL", "redis.call('mset', 'text', 'x', 'undeclared', 'y')", 0),))
+_SET: Final = "return redis.call('SET', KEYS[1], 'x')"
+_FUNCTION: Final = """#!lua name=library
+redis.register_function('f', function(keys) return redis.call('RENAME', keys[1], 'undeclared') end)
+"""
+REDIS_SCRIPTS: Final = (
+    Case((("EVAL", "redis.call('mset', 'text', 'x', 'undeclared', 'y')", 0),)),
+    Case(
+        (
+            ("SCRIPT", "LOAD", _SET),
+            ("EVALSHA", sha1(_SET.encode(), usedforsecurity=False).hexdigest(), 1, "text"),
+        )
+    ),
+    Case((("FUNCTION", "LOAD", "REPLACE", _FUNCTION), ("FCALL", "f", 1, "text"))),
+)
+_ASYNC: Final = "--!df flags=disable-atomicity\nfor i = 1, 3 do redis.acall('RPUSH', KEYS[i], i) end"
+DRAGONFLY_SCRIPTS: Final = (
+    Case(
+        (
+            (
+                "EVAL",
+                "--!df flags=allow-undeclared-keys\nredis.call('mset', 'text', 'x', 'undeclared', 'y')",
+                0,
+            ),
+        )
+    ),
+    Case((("EVAL", _ASYNC, 3, "list", "list2", "new"),)),
+    Case(
+        (
+            ("SCRIPT", "LOAD", _SET),
+            ("EVALSHA", sha1(_SET.encode(), usedforsecurity=False).hexdigest(), 1, "text"),
+        )
+    ),
+)
 
 
 def prepare(raw: Raw) -> None:

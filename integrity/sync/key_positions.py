@@ -67,9 +67,9 @@ def _counted(place: int) -> Rule:
     """As many keys as the argument at *place* says, after it."""
 
     def pick(arguments: Sequence[bytes]) -> Sequence[bytes]:
-        # Where it is no number the command failed.
-        count = int(arguments[place]) if len(arguments) > place and arguments[place].isdigit() else 0
-        return arguments[place + 1 : place + 1 + count]
+        after = arguments[place + 1 :]
+        # Where it is no plain number the command failed, or the server is more lenient than we are.
+        return after[: int(arguments[place])] if len(after) and arguments[place].isdigit() else after
 
     return Picked(pick)
 

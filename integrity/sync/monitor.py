@@ -123,7 +123,7 @@ class MonitorFeed:
                 return False
         why = self._early.told()
         if why is not None:
-            self._sightings.add((), why)
+            self._sightings.add({}, why)
         return not self._sightings.lost
 
     def backlog(self) -> int:

@@ -43,13 +43,13 @@ class Check:
         with self._lock:
             more, self._evicted = evicted - self._evicted, max(evicted, self._evicted)
         if more > 0:
-            self._sightings.add((), f"{more} keys were evicted, and MONITOR does not show which.")
+            self._sightings.add({}, f"{more} keys were evicted, and MONITOR does not show which.")
         if role != self._role:
             self._sightings.lose(f"The server's role changed from {self._role} to {role}.")
         if self._early:
             why = self._early.listed(client_list(connection))
             if why is not None:
-                self._sightings.add((), why)
+                self._sightings.add({}, why)
         return number
 
 

@@ -56,11 +56,15 @@ class MonitorReader(Thread):
         self._skipping = False
         """Whether the rest of a line that is too long is passed over."""
         self._woken, self._wake = os.pipe()
+        self._stopped = False
         self.received_at = monotonic()
         """When the latest bytes came."""
 
     def stop(self) -> None:
-        """Make the thread end, and wait until it has."""
+        """Make the thread end, and wait until it has; once is enough."""
+        if self._stopped:
+            return
+        self._stopped = True
         os.write(self._wake, b"x")
         self.join()
         os.close(self._wake)
@@ -150,7 +154,8 @@ class MonitorReader(Thread):
                 everything = everything or _why(command, rule)
             else:
                 names |= dict.fromkeys(map(unescape, rule.pick(arguments(tail, rule.most))))
-        names |= dict.fromkeys(map(unescape, firsts))
+        # Asked of the whole block first: most keys and many values are plain text.
+        names |= dict.fromkeys(map(unescape, firsts)) if b"\\" in block else firsts
         names |= dict.fromkeys(self._moves.also_changed(names))
         if self._early:
             everything = everything or self._early.heard(client for client, *_ in lines)
@@ -166,9 +171,9 @@ class MonitorReader(Thread):
         rule = self._table[command]
         if rule is Effect.FIRST:
             names = {unescape(first): None}
-            self._sightings.add([*names, *self._moves.also_changed(names)])
+            self._sightings.add(names | dict.fromkeys(self._moves.also_changed(names)))
         elif rule is not Effect.NOTHING and rule is not Effect.ECHO:
-            self._sightings.add((), f"{_shown(command)} was run with more arguments than can be looked at.")
+            self._sightings.add({}, f"{_shown(command)} was run with more arguments than can be looked at.")
 
     def _number_of(self, text: bytes) -> int | None:
         """The number of the marker, if it is one of ours."""

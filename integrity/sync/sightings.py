@@ -5,7 +5,7 @@ Beside them go the markers: commands of our own, which show how far the seeing h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Condition
@@ -35,12 +35,14 @@ class Sightings:
 
     # -- the thread that sees -------------------------------------------------------------------------------------
 
-    def add(self, names: Iterable[bytes], everything: str | None = None, marker: int | None = None) -> None:
+    def add(
+        self, names: Mapping[bytes, object], everything: str | None = None, marker: int | None = None
+    ) -> None:
         """Note what was seen; the time when a name was first announced is kept."""
         now = monotonic()
         with self._changed:
-            for name in names:
-                self._names.setdefault(name, now)
+            known = self._names
+            known |= {name: now for name in names if name not in known}
             self._everything = self._everything or everything
             at = self._sent.get(marker) if marker is not None else None
             if marker is not None and at is not None:

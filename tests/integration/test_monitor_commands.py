@@ -16,9 +16,10 @@ from tests.servers import Store
 from tests.write_commands import (
     COMMON,
     DRAGONFLY,
+    DRAGONFLY_SCRIPTS,
     REDIS,
+    REDIS_SCRIPTS,
     SCRIPTS,
-    UNDECLARED,
     Case,
     changed_keys,
     contents,
@@ -52,13 +53,13 @@ def check(store: Store, case: Case) -> None:
         assert (taken.everything, taken.loss) == (None, None)
 
 
-@pytest.mark.parametrize("case", [*COMMON, *REDIS, *SCRIPTS, UNDECLARED], ids=str)
+@pytest.mark.parametrize("case", [*COMMON, *REDIS, *SCRIPTS, *REDIS_SCRIPTS], ids=str)
 def test_names_every_key_that_a_command_changes_on_redis(blue: Store, case: Case) -> None:
     check(blue, case)
 
 
 @pytest.mark.dragonfly
-@pytest.mark.parametrize("case", [*COMMON, *DRAGONFLY, *SCRIPTS], ids=str)
+@pytest.mark.parametrize("case", [*COMMON, *DRAGONFLY, *SCRIPTS, *DRAGONFLY_SCRIPTS], ids=str)
 def test_names_every_key_that_a_command_changes_on_dragonfly(green_dragonfly: Store, case: Case) -> None:
     check(green_dragonfly, case)
 

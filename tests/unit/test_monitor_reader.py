@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from time import sleep
 
 import pytest
 from hypothesis import given, settings
@@ -125,23 +127,38 @@ def test_an_end_of_the_stream_is_a_loss_that_keeps_what_was_named() -> None:
         assert set(taken.names) == {b"a"}
 
 
-def test_a_loss_dates_back_to_the_newest_marker_that_was_seen() -> None:
+def test_a_loss_dates_back_to_when_the_newest_marker_that_was_seen_was_sent() -> None:
     with played() as play:
         play.all_seen()
+        before = datetime.now(UTC)
+        earlier, latest = play.sightings.new_marker(), play.sightings.new_marker()
+        after = datetime.now(UTC)
+        sleep(0.05)
+        play.server.sendall(line(b"ECHO", MARKER + b"%d" % latest))
+        assert play.sightings.wait_for_marker(latest, 10)
+        assert play.sightings.wait_for_marker(earlier, 0), (
+            "what was sent before a marker that is seen counts as seen"
+        )
+        sleep(0.05)
         unseen = play.sightings.new_marker()
-        seen = play.sightings.new_marker()
-        play.server.sendall(line(b"ECHO", MARKER + b"%d" % seen))
-        assert play.sightings.wait_for_marker(seen, 10)
-        assert play.sightings.wait_for_marker(unseen, 0), "it was sent before"
-        play.server.sendall(line(b"ECHO", b"greenfly:other:9") + line(b"ECHO", MARKER + b"99"))
+        play.server.sendall(line(b"ECHO", b"greenfly:other:%d" % unseen) + line(b"ECHO", MARKER + b"99"))
         play.server.close()
         loss = play.after_the_end().loss
         assert loss is not None
-        later = Sightings(0.0)
-        later.lose("later")
-        after = later.take().loss
-        assert after is not None
-        assert loss.since < after.since
+        assert before <= loss.since <= after
+        assert not play.sightings.wait_for_marker(unseen, 0)
+
+
+def test_what_may_be_seen_later_than_a_marker_makes_a_loss_date_further_back() -> None:
+    sightings = Sightings(5.0)
+    opened = datetime.now(UTC)
+    sightings.add({}, marker=sightings.new_marker())
+    sightings.lose("for this test")
+    loss = sightings.take().loss
+    assert loss is not None
+    assert loss.since <= opened, (
+        "nothing is known of the time before it began, and a marker less than the settling"
+    )
 
 
 def test_of_a_line_too_long_to_keep_the_first_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
