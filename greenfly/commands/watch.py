@@ -1,0 +1,263 @@
+"""``greenfly watch``"""
+
+from __future__ import annotations
+
+import os
+import sys
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from greenfly.commands import options as o
+
+if TYPE_CHECKING:
+    from integrity.ledger import Ledger
+    from integrity.settings import Settings
+    from integrity.switch.guard import GuardOutcome, StartRollback
+    from integrity.switch.guard_rules import RuleState
+    from integrity.switch.health import Health
+    from integrity.switch.lookout import Look
+    from integrity.switch.watch_settings import WatchSettings
+    from integrity.switch.watch_subject import Subject
+
+BREACHED: Final = 7
+"""Exit code: a rule was breached, whether or not it recovered, and whatever was done about it."""
+_PLAIN_EVERY_SECONDS: Final = 30.0
+
+RunName = Annotated[
+    str, typer.Argument(help="The sync run or its cutover: its id, its beginning or ending, or latest.")
+]
+For = Annotated[
+    float | None,
+    typer.Option(
+        "--for",
+        min=0.1,
+        metavar="SECONDS",
+        help="End after so long; else at Ctrl-C.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
+Once = Annotated[
+    bool,
+    typer.Option(
+        "--once",
+        help="One look: print what each rule says now, record nothing, tell nobody, start nothing.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
+
+
+def watch(
+    run: RunName,
+    for_seconds: For = None,
+    once: Once = False,
+    source: o.Source = None,
+    target: o.Target = None,
+    label: o.Label = None,
+    source_password_file: o.SourcePasswordFile = None,
+    source_ca: o.SourceCa = None,
+    source_cert: o.SourceCert = None,
+    source_key: o.SourceKey = None,
+    target_password_file: o.TargetPasswordFile = None,
+    target_ca: o.TargetCa = None,
+    target_cert: o.TargetCert = None,
+    target_key: o.TargetKey = None,
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Guard green after the cutover: judge its health by rules, tell somebody, and roll back where that is wanted.
+
+    Ends with 0 where no rule was breached, and with 7 where one was.
+    """
+    from integrity.errors import ConfigurationError
+    from integrity.ledger import open_ledger
+    from integrity.switch.watch_subject import find_subject
+
+    if once and for_seconds is not None:
+        raise ConfigurationError("--once and --for contradict each other.", "Give one of them.")
+    settings = o.load(
+        config,
+        state_dir,
+        {
+            "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
+            "target": o.endpoint_overrides(target, target_password_file, target_ca, target_cert, target_key),
+            "label": label,
+        },
+    ).settings
+    ledger = open_ledger(settings)
+    try:
+        subject = find_subject(ledger, run)
+        if once:
+            code = _look_once(settings, ledger, subject, as_json=as_json)
+        else:
+            code = _guard(settings, ledger, subject, for_seconds, as_json=as_json, quiet=quiet)
+    finally:
+        ledger.close()
+    raise typer.Exit(code)
+
+
+def _watch_settings(settings: Settings) -> WatchSettings:
+    from integrity.switch.watch_settings import WatchSettings
+
+    found = getattr(settings, "watch", None)
+    return found if isinstance(found, WatchSettings) else WatchSettings()
+
+
+def _look_once(settings: Settings, ledger: Ledger, subject: Subject, *, as_json: bool) -> int:
+    from greenfly.console import print_json
+    from integrity.switch.watch import look_once
+
+    look = look_once(settings, _watch_settings(settings), ledger, subject)
+    code = BREACHED if look.over else 0
+    if as_json:
+        ids = {"sync_run": subject.sync.id, "cutover_run": subject.cutover.id}
+        print_json(ids | look.to_dict() | {"exit_code": code})
+    else:
+        typer.echo(_health_text(look))
+        for state in look.states:
+            typer.echo(f"  {state.name:<22} {'over' if state.over else state.status.value:<8} {state.text}")
+    return code
+
+
+def _guard(
+    settings: Settings,
+    ledger: Ledger,
+    subject: Subject,
+    for_seconds: float | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    from integrity.switch.watch import watch as guard_green
+
+    until = None if for_seconds is None else monotonic() + for_seconds
+    line = WatchLine(quiet=quiet)
+    try:
+        run_id, outcome = guard_green(
+            settings,
+            _watch_settings(settings),
+            ledger,
+            subject,
+            _rollback(settings, ledger, subject, quiet=quiet),
+            stop=lambda: until is not None and monotonic() >= until,
+            on_begin=line.begin,
+            on_look=line.show,
+        )
+    finally:
+        line.end()
+    code = 0 if outcome.clean else BREACHED
+    _print_outcome(run_id, subject, outcome, code, as_json=as_json)
+    return code
+
+
+def _rollback(settings: Settings, ledger: Ledger, subject: Subject, *, quiet: bool) -> StartRollback:
+    from greenfly.console import make_progress
+
+    def start(reason: str, *, abandon: bool) -> None:
+        from integrity.switch.rollback import roll_back
+
+        roll_back(
+            settings,
+            ledger,
+            subject.sync.id,
+            make_progress(quiet=quiet),
+            abandon=abandon,
+            reason=f"The guard: {reason}",
+        )
+
+    return start
+
+
+def _print_outcome(run_id: str, subject: Subject, outcome: GuardOutcome, code: int, *, as_json: bool) -> None:
+    from greenfly.console import print_json
+    from integrity.switch.watch import summary
+
+    if as_json:
+        ids = {"run": run_id, "sync_run": subject.sync.id, "cutover_run": subject.cutover.id}
+        print_json(ids | outcome.to_dict() | {"exit_code": code})
+        return
+    typer.echo(f"\n{summary(outcome)}\n")
+    typer.echo(f"  run       {run_id}")
+    typer.echo(f"  sync      run {subject.sync.id}, cutover {subject.cutover.id}")
+    for breach in outcome.breaches:
+        end = f"until {breach.recovered_at:%H:%M:%S}" if breach.recovered_at else "not recovered"
+        worst = "-" if breach.worst is None else f"{breach.worst:,.4g}"
+        typer.echo(
+            f"  breach    {breach.rule}: from {breach.since:%Y-%m-%d %H:%M:%S} UTC, {end}; "
+            f"worst {worst}, limit {breach.limit:,.4g}"
+        )
+
+
+class WatchLine:
+    """The state of green on stderr: a moving line on a terminal; elsewhere a line now and then, and at each change."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown_at = float("-inf")
+        self._known: dict[str, str] = {}
+        self._open = False
+
+    def begin(self, run_id: str, baseline: Health | None) -> None:
+        """Say what begins."""
+        self._write(f"watch {run_id}", lasting=True)
+        if baseline is None:
+            self._write(
+                "The cutover recorded no baseline of blue: rules that compare with it say nothing.",
+                lasting=True,
+            )
+
+    def show(self, look: Look) -> None:
+        """Show one look."""
+        changes = [state for state in look.states if self._changed(state)]
+        for state in changes:
+            self._write(f"{state.name} {state.status.value}: {state.text}", lasting=True)
+        now = monotonic()
+        if self._live or now - self._shown_at >= _PLAIN_EVERY_SECONDS:
+            self._shown_at = now
+            self._write(_health_text(look), lasting=not self._live)
+
+    def end(self) -> None:
+        """Leave the moving line."""
+        if self._open:
+            sys.stderr.write("\n")
+            self._open = False
+
+    def _changed(self, state: RuleState) -> bool:
+        """Whether a breach began or ended: what is only over comes and goes, and is in the line."""
+        before, after = self._known.get(state.name), state.status.value
+        self._known[state.name] = after
+        return before != after and "breached" in {before, after}
+
+    def _write(self, text: str, *, lasting: bool) -> None:
+        if self._quiet:
+            return
+        sys.stderr.write((f"\r\x1b[2K{text}" if self._live else text) + ("\n" if lasting else ""))
+        sys.stderr.flush()
+        self._open = not lasting
+
+
+def _health_text(look: Look) -> str:
+    """``ok  p50 0.21 p99 1.3 ms  1,234 ops/s  …``"""
+    health, fall_back = look.health, look.seen.fall_back
+    trouble = [f"{state.name} breached" for state in look.breached]
+    trouble += [f"{state.name} over" for state in look.over if state not in look.breached]
+    parts = [", ".join(trouble) or "ok"]
+    if not health.reachable:
+        parts.append(f"no answer for {health.unreachable_seconds:.1f} s")
+    if health.latency_p50_ms is not None and health.latency_p99_ms is not None:
+        parts.append(f"p50 {health.latency_p50_ms:.2f} p99 {health.latency_p99_ms:.2f} ms")
+    if health.ops_per_second is not None:
+        parts.append(f"{health.ops_per_second:,.0f} ops/s")
+    if health.errors_per_second:
+        parts.append(f"{health.errors_per_second:,.1f} errors/s")
+    if health.clients is not None:
+        parts.append(f"{health.clients:,} clients")
+    if health.headroom is not None:
+        parts.append(f"{health.headroom:.0%} memory free")
+    if fall_back is not None and fall_back.silent_seconds < 10:
+        parts.append(f"way back {fall_back.dirty:,} keys, {fall_back.lag_seconds:.1f} s behind")
+    return "  ".join(parts)
