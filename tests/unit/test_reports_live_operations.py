@@ -48,14 +48,20 @@ def operation(report: RunReport) -> OperationView:
     return report.live.operation
 
 
-def begun(ledger: Ledger, state_dir: Path, *steps: str, kind: RunKind = RunKind.CUTOVER) -> tuple[str, str]:
-    """An operation that is under way, with these steps begun; its id and its owner."""
-    run = ledger.start_run(kind, Settings(state_dir=state_dir))
+def begun(
+    ledger: Ledger,
+    state_dir: Path,
+    *steps: str,
+    kind: RunKind = RunKind.CUTOVER,
+    parent: str | None = None,
+) -> str:
+    """An operation that is under way, with these steps begun."""
+    run = ledger.start_run(kind, Settings(state_dir=state_dir), parent_id=parent)
     book = StepBook(ledger.engine, run.id, run.owner)
     book.plan([("gates", 1.0), ("fence", 1.0), ("switch", 1.0)])
     for name in steps:
         book.begin(name, {})
-    return run.id, run.owner
+    return run.id
 
 
 def ended(ledger: Ledger, run_id: str, state: RunState) -> None:
@@ -232,13 +238,13 @@ def test_an_undone_cutover_says_so_and_keeps_each_steps_own_time(ledger: Ledger,
 def test_outcome_follows_from_run_and_steps(
     ledger: Ledger, tmp_path: Path, steps: tuple[str, ...], state: RunState, outcome: Outcome
 ) -> None:
-    run_id, _ = begun(ledger, tmp_path, *steps)
+    run_id = begun(ledger, tmp_path, *steps)
     ended(ledger, run_id, state)
     assert operation(build_report(ledger, run_id)).outcome is outcome
 
 
 def test_an_operation_whose_process_is_gone_is_broken_off(ledger: Ledger, tmp_path: Path) -> None:
-    run_id, _ = begun(ledger, tmp_path, "gates", "fence")
+    run_id = begun(ledger, tmp_path, "gates", "fence")
     with writing(ledger.engine) as connection:
         gone = datetime.now(UTC) - timedelta(seconds=1)
         connection.execute(update(Run).where(Run.id == run_id).values(lease_until=gone))
@@ -248,7 +254,7 @@ def test_an_operation_whose_process_is_gone_is_broken_off(ledger: Ledger, tmp_pa
 
 
 def test_finished_over_a_step_that_is_not_done_is_a_contradiction(ledger: Ledger, tmp_path: Path) -> None:
-    run_id, _ = begun(ledger, tmp_path, "gates", "fence")
+    run_id = begun(ledger, tmp_path, "gates", "fence")
     ended(ledger, run_id, RunState.FINISHED)
     assert len(build_report(ledger, run_id).verdict.contradictions) == 3
 
@@ -400,14 +406,20 @@ def test_without_a_gap_the_feed_was_complete_until_the_sync_process_last_spoke(
     assert report.live.at_risk.recorded_by == run.id
 
 
-def test_risks_of_a_later_rollback_are_not_this_ones(ledger: Ledger, tmp_path: Path) -> None:
+def test_risks_of_another_rollback_are_not_this_ones(ledger: Ledger, tmp_path: Path) -> None:
     sync = live.following(ledger, tmp_path)
-    first = live.cutover(ledger, tmp_path, sync.id, kind=RunKind.ROLLBACK)
-    second = live.abandoned(ledger, tmp_path, sync)
-    reports = [build_report(ledger, run_id) for run_id in (first, second)]
-    assert [operation(report).outcome for report in reports] == [Outcome.FINISHED, Outcome.ABANDONED]
-    assert [report.findings for report in reports] == [0, 6]
-    assert [report.verdict.word for report in reports] == ["ROLLED BACK", "ROLLED BACK, GREEN ABANDONED"]
+    before = live.cutover(ledger, tmp_path, sync.id, kind=RunKind.ROLLBACK)
+    abandoning = live.abandoned(ledger, tmp_path, sync)
+    after = begun(ledger, tmp_path, kind=RunKind.ROLLBACK, parent=sync.id)
+    ended(ledger, after, RunState.FINISHED)
+    reports = [build_report(ledger, run_id) for run_id in (before, abandoning, after)]
+    assert [operation(report).outcome for report in reports] == [
+        Outcome.FINISHED,
+        Outcome.ABANDONED,
+        Outcome.FINISHED,
+    ]
+    assert [report.findings for report in reports] == [0, 6, 0]
+    assert [report.live.at_risk is None for report in reports if report.live] == [True, False, True]
 
 
 # -- the story ---------------------------------------------------------------------------------------------------------
