@@ -7,12 +7,14 @@ import json
 
 import pytest
 from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from integrity.errors import LedgerError, Refused
 from integrity.switch.fence import Fence
 from integrity.switch.fence_plan import FencePlan
-from tests.fencing import Fenced, application, recorded, server
+from integrity.switch.own_user import elevated
+from tests.conftest import StartServer
+from tests.fencing import Fenced, application, endpoint_of, recorded, server
 from tests.raw import as_strings
 
 __all__ = ["server"]
@@ -63,6 +65,29 @@ def test_rights_under_selectors_are_refused_and_given_back(server: Fenced) -> No
         server.fence().lift(recorded(plan))
         assert client.set("a:1", "x")
     assert server.acl_list() == before
+
+
+@pytest.mark.parametrize("engine", ["redis", pytest.param("dragonfly", marks=pytest.mark.dragonfly)])
+def test_a_server_with_a_password_keeps_it(request: pytest.FixtureRequest, engine: str) -> None:
+    start: StartServer = request.getfixturevalue(f"start_{engine}")
+    store = start(password="hidden")
+    endpoint = endpoint_of(store.url)
+    fence = Fence(endpoint, endpoint.identify())
+    plan = fence.plan()
+    assert "hidden" not in json.dumps(plan.to_dict())
+    fence.refuse(plan)
+    own = elevated(endpoint)
+    assert own.target.password
+    assert own.target.password not in f"{own} {own.target!r}"
+    with own.connect("test") as connection:
+        connection.command(b"SET", b"k", b"v")
+    with application(store.url) as client:
+        with pytest.raises(ResponseError):
+            client.set("k", "w")
+        fence.lift(plan)
+        assert client.set("k", "w")
+    with application(store.url.replace("hidden", "guessed")) as client, pytest.raises(RedisError):
+        client.get("k")
 
 
 def test_kept_users_write_on(server: Fenced) -> None:
