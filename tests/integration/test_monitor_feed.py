@@ -19,6 +19,7 @@ from integrity.errors import AuthenticationFailed, PermissionRefused, ServerUnre
 from integrity.settings import EndpointSettings
 from integrity.sync.feed import Feed, Taken
 from integrity.sync.monitor import MonitorFeed
+from integrity.sync.monitor_queue import restore_queue, widen_queue
 from integrity.sync.monitor_reader import MonitorReader
 from tests.conftest import StartDragonfly, StartServer
 from tests.raw import Raw
@@ -344,17 +345,38 @@ def test_what_waits_on_the_server_for_a_reader_that_is_held_up_is_told(
 
 
 @pytest.mark.dragonfly
-def test_a_dragonfly_that_closes_the_feed_because_too_much_waits_is_a_loss(
-    start_dragonfly: StartDragonfly, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("widened", [False, True])
+def test_dragonfly_closes_the_feed_when_too_many_lines_wait_unless_there_is_room_for_them(
+    start_dragonfly: StartDragonfly, monkeypatch: pytest.MonkeyPatch, widened: bool
 ) -> None:
     store = start_dragonfly("--pipeline_queue_limit=50")
     go_on = Event()
-    monkeypatch.setattr(MonitorReader, "_take_in", lambda self, data: go_on.wait(30))
+    written: set[bytes] = set()
+    take_in = MonitorReader._take_in
+
+    def held_up(self: MonitorReader, data: bytes) -> None:
+        go_on.wait(30)
+        take_in(self, data)
+
+    monkeypatch.setattr(MonitorReader, "_take_in", held_up)
     with opened(store) as feed:
+        limit = widen_queue(endpoint(store)) if widened else None
         try:
             with Raw(store.url) as raw:
                 for number in range(300):
                     raw.many([("SET", f"{number}:{k}", b"v" * 20_000) for k in range(10)])
+                    written.update(b"%d:%d" % (number, k) for k in range(10))
         finally:
             go_on.set()
-        assert lost(feed, 20).loss is not None
+        if limit is None:
+            assert lost(feed, 20).loss is not None
+        else:
+            assert seen(feed).names.keys() == written
+            assert limit == 50
+            restore_queue(endpoint(store), limit)
+            with Raw(store.url) as raw:
+                assert raw("CONFIG", "GET", "pipeline_queue_limit") == [b"pipeline_queue_limit", b"50"]
+
+
+def test_there_is_no_such_limit_to_widen_on_redis(blue: Store) -> None:
+    assert widen_queue(endpoint(blue)) is None
