@@ -194,6 +194,37 @@ def test_setting_and_removing_gives_the_file_back_byte_for_byte(
         assert path.read_bytes() == text.encode()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{VARIABLE}: redis://yaml\n",
+        f"export A=1 {VARIABLE}=2\n",
+        f"A=1; {VARIABLE}=2\n",
+        "A=b\\\n",
+        f"A=b\\\n{VARIABLE}=1\n",
+        "A='open\n",
+        'A="open\\"\n',
+    ],
+    ids=["yaml", "second on a line", "after a semicolon", "continued", "continued before ours", "'", '"'],
+)
+def test_a_file_that_readers_understand_differently_is_refused(text: str) -> None:
+    with env_file(text.encode()) as path:
+        before = path.read_bytes()
+        state = EnvironmentState({}, "of no matter")
+        with pytest.raises(EnvironmentFailed):
+            switch_for(path).write(state, {VARIABLE: GREEN})
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text", ["# why \\\n", f"OTHER=${{{VARIABLE}:-x}}\n", f"A='{VARIABLE}=1'\n", f"# {VARIABLE}: x\n"]
+)
+def test_a_file_that_only_speaks_of_the_variable_is_written(text: str) -> None:
+    with env_file(text.encode()) as path:
+        write(path, GREEN)
+        assert path.read_text() == f"{text}{VARIABLE}='{GREEN}'\n"
+
+
 def test_commented_lines_stay_and_every_other_one_of_a_removed_variable_goes() -> None:
     text = f"#{VARIABLE}=a\n{VARIABLE}=b\nA=1\nexport {VARIABLE}='c'\n# {VARIABLE}=d\n"
     with env_file(text.encode()) as path:
