@@ -20,7 +20,7 @@ from tests.raw import Raw
 from tests.servers import Store
 
 _HeldT = TypeVar("_HeldT", bound=Held)
-_DOOMED_SECONDS: Final = 4.5
+_DOOMED_SECONDS: Final = 4.0
 """After which no key of a load expires any more."""
 
 
@@ -203,7 +203,7 @@ def test_every_damage_is_found_and_called_what_it_is(green: Store, tmp_path: Pat
     env_file = tmp_path / "app.env"
     env_file.write_text(f"REDIS_URL={green.url}\n")
     with Load(env_file, tmp_path / "log", rate=4000, big=0.01) as load:
-        load.wait_for(6000)
+        load.wait_for(5000)
         load.stop()
     sleep(_DOOMED_SECONDS)
     expected = replay(tmp_path / "log")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Final
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -18,7 +19,7 @@ from greenfly.demo.servers import free_port
 from tests.conftest import StartDragonfly, StartServer
 from tests.load.author import PREFIX
 from tests.load.compare import Kind
-from tests.load.journal import Outcome
+from tests.load.journal import Outcome, read
 from tests.load.judge import at_risk_missing, check
 from tests.load.load import Load, LoadFailed
 from tests.load.replay import replay
@@ -28,6 +29,14 @@ from tests.raw import Raw
 from tests.servers import Store, connect
 
 _RATE = 3000.0
+
+
+_COMMANDS: Final = """
+    APPEND COPY DEL EVAL EXPIRE FLUSHDB GETDEL GETEX GETSET HDEL HINCRBY HSET INCR INCRBY INCRBYFLOAT LINSERT LMOVE LPOP
+    LPUSH LREM LSET LTRIM MOVE MSET MULTI PERSIST PEXPIRE PEXPIREAT PFADD RENAME RPOP RPOPLPUSH RPUSH SADD SET SETBIT
+    SETRANGE SMOVE SPOP SREM UNLINK XACK XADD XCLAIM XDEL XGROUP XREADGROUP XTRIM ZADD ZINCRBY ZPOPMIN ZRANGESTORE ZREM
+    ZREMRANGEBYRANK
+"""
 
 
 @pytest.fixture
@@ -46,8 +55,8 @@ def test_a_server_that_was_only_written_to_holds_what_was_acknowledged(
     green: Store, env_file: Path, tmp_path: Path
 ) -> None:
     point(env_file, green.url)
-    with Load(env_file, tmp_path / "log", rate=_RATE, emptied=9) as load:
-        load.wait_for(6000)
+    with Load(env_file, tmp_path / "log", rate=_RATE, connections=6, emptied=9) as load:
+        load.wait_for(8000)
         tally = load.stop()
 
     expected = replay(tmp_path / "log")
@@ -55,12 +64,30 @@ def test_a_server_that_was_only_written_to_holds_what_was_acknowledged(
     assert check(expected, green.url) == []
     assert tally.surprises == 0
     assert tally.refused == 0
-    assert expected.outcomes[Outcome.ACKNOWLEDGED] == tally.acknowledged >= 6000
+    assert expected.outcomes[Outcome.ACKNOWLEDGED] == tally.acknowledged >= 8000
     assert expected.outcomes[Outcome.UNKNOWN] == tally.unknown > 0, "somebody left without an answer"
     assert {0, 1, 5, 9} <= expected.databases
     assert len({type(held) for held in expected.held.values()}) == 7
+    seen = {write.commands[0][0].decode() for write in read(tmp_path / "log")}
+    assert seen == set(_COMMANDS.split())
     assert overlaps(tmp_path / "log") == []
     assert gaps(tmp_path / "log") != []
+
+
+def test_a_password_is_used_and_does_not_get_into_the_log(
+    start_redis: StartServer, env_file: Path, tmp_path: Path
+) -> None:
+    server = start_redis(password="hush-hush")
+    point(env_file, server.url)
+    with Load(env_file, tmp_path / "log", rate=_RATE, leavers_hz=100) as load:
+        load.wait_for(1000)
+        load.stop()
+
+    expected = replay(tmp_path / "log")
+
+    assert check(expected, server.url) == []
+    assert any(server.database(0).exists(key) for choices in expected.undecided for _, key in choices[0])
+    assert not any(b"hush" in path.read_bytes() for path in (tmp_path / "log").iterdir())
 
 
 def test_the_rate_is_kept_to(blue: Store, env_file: Path, tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ def bitmap(draw: Draw, key: bytes, other: bytes) -> Command:
 def hash_(draw: Draw, key: bytes, other: bytes) -> Command:
     held = draw.space.fields(key)
     present = list(held.fields) if held else []
-    if len(present) > 40:
-        return b"HDEL", key, *present[:20]
+    if len(present) > 25:
+        return b"HDEL", key, *present[:12]
     match draw.below(8):
         case 0 | 1 if present:
             return b"HDEL", key, draw.one(present)
@@ -108,8 +108,8 @@ def hash_(draw: Draw, key: bytes, other: bytes) -> Command:
 def list_(draw: Draw, key: bytes, other: bytes) -> Command:
     held = draw.space.items(key)
     items = held.items if held else []
-    if len(items) > 40:
-        return b"LTRIM", key, b"5", b"24"
+    if len(items) > 12:
+        return b"LTRIM", key, b"2", b"7"
     match draw.below(14):
         case 0 | 1:
             return b"LPUSH", key, draw.value(), draw.value()
@@ -127,13 +127,15 @@ def list_(draw: Draw, key: bytes, other: bytes) -> Command:
             return b"LMOVE", key, other, draw.one((b"LEFT", b"RIGHT")), draw.one((b"LEFT", b"RIGHT"))
         case 8 if items:
             return b"LREM", key, b"0", draw.one(items)
+        case 9 if len(items) > 3:
+            return b"LTRIM", key, b"1", b"%d" % (len(items) - 2)
     return b"RPUSH", key, *(draw.value() for _ in range(1 + draw.below(3)))
 
 
 def set_(draw: Draw, key: bytes, other: bytes) -> Command:
     held = draw.space.members(key)
     present = list(held.members) if held else []
-    if len(present) > 40:
+    if len(present) > 25:
         return b"SREM", key, *present[:15]
     match draw.below(8):
         case 0 if present:
@@ -150,8 +152,8 @@ def set_(draw: Draw, key: bytes, other: bytes) -> Command:
 def sorted_set(draw: Draw, key: bytes, other: bytes) -> Command:
     held = draw.space.scores(key)
     present = list(held.scores) if held else []
-    if len(present) > 40:
-        return b"ZREMRANGEBYRANK", key, b"0", b"19"
+    if len(present) > 15:
+        return b"ZREMRANGEBYRANK", key, b"0", b"9"
     match draw.below(9):
         case 0 if present:
             return b"ZREM", key, draw.one(present)
@@ -159,6 +161,8 @@ def sorted_set(draw: Draw, key: bytes, other: bytes) -> Command:
             return b"ZPOPMIN", key
         case 2:
             return b"ZRANGESTORE", other, key, b"0", b"%d" % draw.below(20)
+        case 6 if len(present) > 3:
+            return b"ZREMRANGEBYRANK", key, b"0", b"1"
         case 3 | 4 | 5:
             return b"ZINCRBY", key, draw.one((b"0.25", b"3", b"10.5")), b"player%d" % draw.below(20)
     return b"ZADD", key, b"%.2f" % (draw.below(400) / 4), draw.value(), b"-2.5", b"player%d" % draw.below(20)
@@ -172,15 +176,17 @@ def stream(draw: Draw, key: bytes, other: bytes) -> Command:
     held = draw.space.stream(key)
     if held is not None:
         missing = [name for name in _GROUPS if name not in held.groups]
-        if len(held.entries) > 60:
-            return b"XTRIM", key, b"MAXLEN", b"=", b"30"
+        if len(held.entries) > 20:
+            return b"XTRIM", key, b"MAXLEN", b"=", b"12"
         match draw.below(10):
-            case 0 if missing:
+            case 0 | 1 | 2 if missing:
                 return b"XGROUP", b"CREATE", key, missing[0], draw.one((b"0", b"$")), b"MKSTREAM"
-            case 0 if draw.below(10) == 0:
+            case 0 if draw.below(20) == 0:
                 return b"XGROUP", b"DESTROY", key, draw.one(_GROUPS)
-            case 1 if held.entries and draw.below(3) == 0:
+            case 0 if held.entries and draw.below(3) == 0:
                 return b"XDEL", key, format_id(draw.one(list(held.entries)))
+            case 1 if len(held.entries) > 4:
+                return b"XTRIM", key, b"MAXLEN", b"=", b"%d" % (len(held.entries) - 2)
             case 2 | 3 | 4 | 5 | 6 if held.groups:
                 name = draw.one(list(held.groups))
                 return _consume(draw, key, name, held, held.groups[name])

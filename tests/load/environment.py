@@ -54,6 +54,9 @@ class EnvironmentFile:
         if url is None:
             raise LookupError(f"{self._path} sets none of {', '.join(_NAMES)}")
         parts = urlsplit(url)
+        if parts.scheme != "redis":
+            # Not an error that is passed over: the load would stay where it is and nobody would know why.
+            raise NotImplementedError(f"the load speaks plain TCP, and {self._path} asks for {parts.scheme}")
         target = Target(
             parts.hostname or "127.0.0.1",
             parts.port or 6379,

@@ -78,7 +78,7 @@ def _read(expected: Expected, url: str) -> dict[Place, Held]:
     actual: dict[Place, Held] = {}
     for database in expected.databases | wanted.keys():
         with Raw(url, database) as server:
-            ours = {key for key in present(server, PREFIX) if owner(key)[0] in expected.loads}
+            ours = {key for key in present(server, PREFIX) if owner(key) in expected.loads}
             found = contents(server, sorted(wanted[database] | ours))
             actual |= {(database, key): held for key, held in found.items()}
     return actual

@@ -46,7 +46,7 @@ class Load:
         name: str = "app",
         rate: float = 5000.0,
         workers: int = 2,
-        connections: int = 9,
+        connections: int = 15,
         databases: tuple[int, ...] = (0, 1, 5),
         probe_hz: float = 500.0,
         leavers_hz: float = 20.0,

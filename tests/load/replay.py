@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from tests.load.author import owner
+from tests.load.author import is_shared
 from tests.load.journal import Command, Outcome, Write, read
 from tests.load.state import Held, Keyspace, ModelError, Place
 from tests.load.units import Surprise, branches, settle, settle_shared, touched
@@ -72,7 +72,7 @@ def _replay_one(expected: Expected, space: Keyspace, closed: set[Place], write: 
     places = touched(space, write.database, write.commands)
     if not closed.isdisjoint(places):
         raise ModelError(f"written after a write that was never answered: {closed & places}")
-    if any(owner(key)[1] == "shared" for _, key in places):
+    if any(is_shared(key) for _, key in places):
         _share(expected, write)
         return
     timed = write.timed

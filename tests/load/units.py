@@ -31,7 +31,7 @@ MULTI: Final = (b"MULTI",)
 EXEC: Final = (b"EXEC",)
 _REFUSALS: Final = (
     *("NOPERM", "NOAUTH", "WRONGPASS", "NOREPLICAS", "READONLY", "LOADING", "OOM", "Out of memory", "MOVED"),
-    *("EXECABORT", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "max number of clients"),
+    *("EXECABORT", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ", "MISCONF", "max number of clients"),
     "The user executing the script can't run this command",
 )
 

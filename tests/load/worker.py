@@ -29,7 +29,7 @@ Role: TypeAlias = Literal["writer", "probe", "leaver", "emptier"]
 _LOOK_NS: Final = 20_000_000
 _PATIENCE_NS: Final = 3_000_000
 """How long a connection waits after a refusal."""
-_BURST_SECONDS: Final = 0.05
+_BURST_SECONDS: Final = 0.2
 """Of the rate, that is made up for after a standstill."""
 _IDLE_SECONDS: Final = 0.005
 _LAST_REPLIES_SECONDS: Final = 2.0
@@ -170,12 +170,16 @@ class Worker:
             self._leave(lane)
 
     def _look(self, now: int) -> None:
+        """Read the environment, move what is idle, and give up what has waited too long."""
         self._looked_ns = now
-        self._environment.look()
+        before = self._environment.target
+        moved = self._environment.look() is not before
         limit = now - int(self._orders.reply_timeout_s * 1e9)
         for lane in self._lanes:
             if lane.state is State.BUSY and lane.sent[0] < limit:
                 self._leave(lane)
+            elif moved and lane.state is State.IDLE and not self._is_current(lane):
+                self._open(lane)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
