@@ -5,8 +5,8 @@ Unlike tracking it works on Dragonfly, and it shows what happens to consumer gro
 are not shown either, but they are counted, so everything is suspect when there were any.
 
 Dragonfly tells the commands of different connections in loose order, before they have run, and closes the connection
-without a word when too many lines wait to be sent (``pipeline_queue_limit``).  So a key is to be read again when
-``settle_seconds`` have passed, and an end of the connection is a loss.
+without a word when too many lines wait to be sent (:mod:`integrity.sync.monitor_queue`).  So a key is to be read again
+when ``settle_seconds`` have passed, and an end of the connection is a loss.
 
 A thread of its own reads (:mod:`integrity.sync.monitor_reader`).  A second one, the pulse, sends a marker once a second
 over another connection, which dates what is known.  It is a thread because :meth:`MonitorFeed.take` must never wait for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from random import Random
+from threading import Thread
 
 import pytest
 
@@ -177,3 +178,37 @@ def test_names_binary_keys_as_they_are(green: Store) -> None:
             )
         raw.many(calls)
         assert seen(feed).names.keys() == written == raw.keys()
+
+
+def test_names_what_several_clients_change_at_once(green: Store) -> None:
+    """Calls in any order, most of which succeed: whatever differs afterwards was named."""
+    usable = [
+        case
+        for case in (*COMMON, *SCRIPTS)
+        if not any(name.startswith(("BL", "BR", "BZ")) for name in case.commands)
+    ]
+    rng = Random(11)
+    with Raw(green.url) as raw, closing(MonitorFeed.open(endpoint(green))) as feed:
+        prepare(raw)
+        seen(feed)
+        before = contents(raw)
+        changes = 0
+        for _ in range(12):
+            parts = [[call for case in rng.choices(usable, k=4) for call in case.calls] for _ in range(3)]
+
+            def make(calls: list[tuple[Argument, ...]]) -> None:
+                with Raw(green.url) as client:
+                    client.many(calls)
+
+            threads = [Thread(target=make, args=(part,)) for part in parts]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            taken = seen(feed)
+            after = contents(raw)
+            changed = changed_keys(before, after)
+            assert changed <= taken.names.keys()
+            assert (taken.everything, taken.loss) == (None, None)
+            before, changes = after, changes + len(changed)
+        assert changes > 30
