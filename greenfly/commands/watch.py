@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Final
@@ -13,6 +12,7 @@ from greenfly.commands import options as o
 
 if TYPE_CHECKING:
     from integrity.ledger import Ledger
+    from integrity.progress import Progress
     from integrity.settings import Settings
     from integrity.switch.guard import GuardOutcome, StartRollback
     from integrity.switch.guard_rules import RuleState
@@ -131,31 +131,28 @@ def _guard(
     as_json: bool,
     quiet: bool,
 ) -> int:
+    from greenfly.console import make_progress
     from integrity.switch.watch import watch as guard_green
 
     until = None if for_seconds is None else monotonic() + for_seconds
-    line = WatchLine(quiet=quiet)
-    try:
-        run_id, outcome = guard_green(
-            settings,
-            _watch_settings(settings),
-            ledger,
-            subject,
-            _rollback(settings, ledger, subject, quiet=quiet),
-            stop=lambda: until is not None and monotonic() >= until,
-            on_begin=line.begin,
-            on_look=line.show,
-        )
-    finally:
-        line.end()
+    progress = make_progress(quiet=quiet)
+    line = WatchLine(progress)
+    run_id, outcome = guard_green(
+        settings,
+        _watch_settings(settings),
+        ledger,
+        subject,
+        _rollback(settings, ledger, subject, progress),
+        stop=lambda: until is not None and monotonic() >= until,
+        on_begin=line.begin,
+        on_look=line.show,
+    )
     code = 0 if outcome.clean else BREACHED
     _print_outcome(run_id, subject, outcome, code, as_json=as_json)
     return code
 
 
-def _rollback(settings: Settings, ledger: Ledger, subject: Subject, *, quiet: bool) -> StartRollback:
-    from greenfly.console import make_progress
-
+def _rollback(settings: Settings, ledger: Ledger, subject: Subject, progress: Progress) -> StartRollback:
     def start(reason: str, *, abandon: bool) -> None:
         from integrity.switch.rollback import roll_back
 
@@ -163,7 +160,7 @@ def _rollback(settings: Settings, ledger: Ledger, subject: Subject, *, quiet: bo
             settings,
             ledger,
             subject.sync.id,
-            make_progress(quiet=quiet),
+            progress,
             abandon=abandon,
             reason=f"The guard: {reason}",
         )
@@ -194,50 +191,35 @@ def _print_outcome(run_id: str, subject: Subject, outcome: GuardOutcome, code: i
 class WatchLine:
     """The state of green on stderr: a moving line on a terminal; elsewhere a line now and then, and at each change."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._every = 0.0 if sys.stderr.isatty() else _PLAIN_EVERY_SECONDS
         self._shown_at = float("-inf")
         self._known: dict[str, str] = {}
-        self._open = False
 
     def begin(self, run_id: str, baseline: Health | None) -> None:
         """Say what begins."""
-        self._write(f"watch {run_id}", lasting=True)
+        self._progress.say(f"Watching as run {run_id}.")
         if baseline is None:
-            self._write(
-                "The cutover recorded no baseline of blue: rules that compare with it say nothing.",
-                lasting=True,
+            self._progress.say(
+                "The cutover recorded no baseline of blue: rules that compare with it say nothing."
             )
 
     def show(self, look: Look) -> None:
         """Show one look."""
-        changes = [state for state in look.states if self._changed(state)]
-        for state in changes:
-            self._write(f"{state.name} {state.status.value}: {state.text}", lasting=True)
+        for state in look.states:
+            if self._changed(state):
+                self._progress.say(f"{state.name} {state.status.value}: {state.text}")
         now = monotonic()
-        if self._live or now - self._shown_at >= _PLAIN_EVERY_SECONDS:
+        if now - self._shown_at >= self._every:
             self._shown_at = now
-            self._write(_health_text(look), lasting=not self._live)
-
-    def end(self) -> None:
-        """Leave the moving line."""
-        if self._open:
-            sys.stderr.write("\n")
-            self._open = False
+            self._progress.show(_health_text(look))
 
     def _changed(self, state: RuleState) -> bool:
         """Whether a breach began or ended: what is only over comes and goes, and is in the line."""
         before, after = self._known.get(state.name), state.status.value
         self._known[state.name] = after
         return before != after and "breached" in {before, after}
-
-    def _write(self, text: str, *, lasting: bool) -> None:
-        if self._quiet:
-            return
-        sys.stderr.write((f"\r\x1b[2K{text}" if self._live else text) + ("\n" if lasting else ""))
-        sys.stderr.flush()
-        self._open = not lasting
 
 
 def _health_text(look: Look) -> str:
@@ -258,6 +240,6 @@ def _health_text(look: Look) -> str:
         parts.append(f"{health.clients:,} clients")
     if health.headroom is not None:
         parts.append(f"{health.headroom:.0%} memory free")
-    if fall_back is not None and fall_back.silent_seconds < 10:
+    if fall_back is not None and fall_back.follows:
         parts.append(f"way back {fall_back.dirty:,} keys, {fall_back.lag_seconds:.1f} s behind")
     return "  ".join(parts)

@@ -20,6 +20,8 @@ _FEWEST_OPS_PER_SECOND: Final = 1.0
 class FallBack:
     """How the way back to blue is doing."""
 
+    follows: bool
+    """Whether the sync process last said that it follows green; what it said else tells nothing about the way back."""
     dirty: int
     """Keys that a rollback now would still have to carry."""
     lag_seconds: float
@@ -40,9 +42,9 @@ class FallBack:
             and status.state is not SyncState.STOPPED
         )
         if status is None or not follows or status.updated_at is None:
-            return cls(0, 0.0, 0, None, (now - watching_since).total_seconds())
+            return cls(False, 0, 0.0, 0, None, (now - watching_since).total_seconds())
         silent = max(0.0, (now - status.updated_at).total_seconds())
-        return cls(status.dirty, status.lag_ms / 1000 + silent, status.stuck, status.gap, silent)
+        return cls(True, status.dirty, status.lag_ms / 1000 + silent, status.stuck, status.gap, silent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,10 @@ class RuleMeaning:
 
     measure: Measure
     text: str
-    """For people: what the number is."""
+    """For people: what the number is; for a rule of yes and no, the trouble."""
     unit: str = ""
+    well: str = ""
+    """For a rule of yes and no: how it is when it is well."""
     below: bool = False
     """Trouble is below the limit."""
 
@@ -160,21 +164,28 @@ def _of_health(pick: Callable[[Health], float | None]) -> Measure:
 
 
 def _of_fall_back(pick: Callable[[FallBack], float]) -> Measure:
-    return lambda seen, _baseline, _settings: Measured(pick(seen.fall_back) if seen.fall_back else None)
+    def measure(seen: Observation, _baseline: Health | None, _: WatchSettings) -> Measured:
+        return Measured(pick(seen.fall_back) if seen.fall_back and seen.fall_back.follows else None)
+
+    return measure
+
+
+def _silence(seen: Observation, _baseline: Health | None, _: WatchSettings) -> Measured:
+    return Measured(seen.fall_back.silent_seconds if seen.fall_back else None)
 
 
 MEANINGS: Final[dict[str, RuleMeaning]] = {
     "latency_p50_ratio": RuleMeaning(_p50_ratio, "median latency against blue's", "times"),
     "latency_p99_ratio": RuleMeaning(_p99_ratio, "99th percentile of latency against blue's", "times"),
     "latency_p99": RuleMeaning(_of_health(lambda h: h.latency_p99_ms), "99th percentile of latency", "ms"),
-    "errors": RuleMeaning(_errors, "error replies beyond blue's", "/s"),
+    "errors": RuleMeaning(_errors, "error replies beyond blue's", "per second"),
     "rejected_connections": RuleMeaning(
-        _of_health(lambda h: h.rejected_per_second), "refused connections", "/s"
+        _of_health(lambda h: h.rejected_per_second), "refused connections", "per second"
     ),
     "refused_writes": RuleMeaning(
-        _of_health(lambda h: h.refused_writes_per_second), "writes refused for lack of memory", "/s"
+        _of_health(lambda h: h.refused_writes_per_second), "writes refused for lack of memory", "per second"
     ),
-    "evictions": RuleMeaning(_evictions, "evicted keys beyond blue's", "/s"),
+    "evictions": RuleMeaning(_evictions, "evicted keys beyond blue's", "per second"),
     "headroom": RuleMeaning(_of_health(lambda h: h.headroom), "free share of the memory limit", below=True),
     "rss": RuleMeaning(_rss, "memory that the process holds, as a share of the limit"),
     "clients": RuleMeaning(_clients, "connected clients as a share of blue's", below=True),
@@ -187,18 +198,18 @@ MEANINGS: Final[dict[str, RuleMeaning]] = {
         "s",
     ),
     "restarted": RuleMeaning(_of_health(lambda h: float(h.restarts)), "restarts"),
-    "replica": RuleMeaning(_replica, "green is a replica of another server"),
+    "replica": RuleMeaning(_replica, "green is a replica of another server", well="green is a master"),
     "lag_keys": RuleMeaning(
         _of_fall_back(lambda f: float(f.dirty)), "what a rollback would have to carry", "keys"
     ),
     "lag_seconds": RuleMeaning(
         _of_fall_back(lambda f: f.lag_seconds), "age of the oldest change not carried back", "s"
     ),
-    "fall_back_silent": RuleMeaning(
-        _of_fall_back(lambda f: f.silent_seconds), "nobody follows green, for", "s"
-    ),
+    "fall_back_silent": RuleMeaning(_silence, "nobody follows green, for", "s"),
     "fall_back_gap": RuleMeaning(
-        _of_fall_back(lambda f: float(f.gap is not None)), "changes may have gone unseen by the way back"
+        _of_fall_back(lambda f: float(f.gap is not None)),
+        "changes may have gone unseen by the way back",
+        well="no change has gone unseen by the way back",
     ),
     "fall_back_stuck": RuleMeaning(
         _of_fall_back(lambda f: float(f.stuck)), "what cannot be carried back", "keys"
@@ -206,6 +217,8 @@ MEANINGS: Final[dict[str, RuleMeaning]] = {
     "blue_unreachable": RuleMeaning(
         lambda seen, _baseline, _settings: Measured(seen.blue_silent_seconds), "no answer from blue for", "s"
     ),
-    "fence": RuleMeaning(_fence, "blue does not refuse the applications any more"),
+    "fence": RuleMeaning(
+        _fence, "blue does not refuse the applications any more", well="blue refuses the applications"
+    ),
 }
 """Every rule of :class:`~integrity.switch.watch_settings.GuardRules`, by its name."""

@@ -72,6 +72,10 @@ class RuleState:
     def text(self) -> str:
         """One sentence for people."""
         meaning = MEANINGS[self.name]
+        if meaning.well:
+            if self.value is None:
+                return f"not known whether {meaning.well}."
+            return f"{meaning.text if self.over else meaning.well}."
         if self.value is None:
             return f"{meaning.text}: not known."
         unit = f" {meaning.unit}" if meaning.unit else ""

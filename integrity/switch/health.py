@@ -22,7 +22,7 @@ from integrity.wire import Connection
 
 __all__ = ["Health", "HealthProbe", "measure_baseline", "read_baseline", "record_baseline"]
 
-_LOOK_TIMEOUT_SECONDS: Final = 2.0
+_LOOK_TIMEOUT_SECONDS: Final = 1.0
 _SILENT_SECONDS: Final = 1.0
 _OWN_CONNECTIONS: Final = 2
 _BASELINE_EVERY_SECONDS: Final = 0.5
@@ -74,7 +74,10 @@ class HealthProbe:
         self._drop()
 
     def sample(self) -> Health:
-        """Look at the server now; takes two seconds at most where it does not answer, and never raises for it."""
+        """Look at the server now; never raises because it does not answer.
+
+        Where it does not, this takes a second or two: it may be asked twice, to tell a stalled server from TLS.
+        """
         facts: InfoFacts | None = None
         problem: str | None = None
         refused = False

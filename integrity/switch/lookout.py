@@ -55,6 +55,7 @@ class Look:
             "fall_back": None
             if fall_back is None
             else {
+                "follows": fall_back.follows,
                 "dirty": fall_back.dirty,
                 "lag_seconds": round(fall_back.lag_seconds, 3),
                 "stuck": fall_back.stuck,
@@ -102,7 +103,8 @@ class Lookout:
 
         :raises LedgerError: the ledger cannot be read.
         """
-        health, now = self.green.sample(), monotonic()
+        health = self.green.sample()
+        looked_at = now = monotonic()
         if health.role is not None or not health.reachable:
             self._numbers_at = now
         if now - self._blue_asked_at >= self._settings.blue_seconds:
@@ -114,7 +116,7 @@ class Lookout:
             health,
             FallBack.of(status, datetime.now(UTC), self._begun),
             self._fence,
-            now - self._numbers_at,
+            looked_at - self._numbers_at,
             None if self._blue_answers is None else self._blue_silence(now),
         )
         return Look(seen, tuple(self._rules.judge(now, seen)))

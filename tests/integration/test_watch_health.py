@@ -217,7 +217,7 @@ def test_a_killed_server_is_dead_without_a_latency(start_redis: StartServer) -> 
     assert looks < 6
 
 
-def test_a_look_never_waits_longer_than_two_seconds(start_redis: StartServer) -> None:
+def test_looks_at_a_stopped_server_do_not_wait_longer_than_two_seconds_each(start_redis: StartServer) -> None:
     store = start_redis()
     pid = stopped(store)
     with probing(store) as probe:
@@ -225,11 +225,12 @@ def test_a_look_never_waits_longer_than_two_seconds(start_redis: StartServer) ->
         os.kill(pid, signal.SIGSTOP)
         try:
             begun = monotonic()
-            probe.sample()
+            for _ in range(3):
+                probe.sample()
             took = monotonic() - begun
         finally:
             os.kill(pid, signal.SIGCONT)
-    assert took < 3
+    assert took < 6
 
 
 def fill(client: Redis, number: int) -> None:

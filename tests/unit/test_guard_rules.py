@@ -44,7 +44,7 @@ WELL = Health(
     run_id="a",
     uptime_seconds=100.0,
 )
-FALL_BACK = FallBack(0, 0.1, 0, None, 0.1)
+FALL_BACK = FallBack(True, 0, 0.1, 0, None, 0.1)
 FINE = Observation(WELL, FALL_BACK, fence_holds=True, blind_seconds=0.0, blue_silent_seconds=0.0)
 
 
@@ -285,7 +285,7 @@ def board(**facts: object) -> SyncStatus:
 
 def test_a_sync_that_follows_green_tells_what_a_rollback_would_carry() -> None:
     found = FallBack.of(board(gap="why", stuck=2), BEGIN + timedelta(seconds=2), BEGIN)
-    assert found == FallBack(7, 3.5, 2, "why", 2.0)
+    assert found == FallBack(True, 7, 3.5, 2, "why", 2.0)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +298,13 @@ def test_a_sync_that_does_not_follow_green_is_silence_since_the_watch_began(
     found = FallBack.of(status, BEGIN + timedelta(seconds=40), BEGIN)
     assert found is not None
     assert found.silent_seconds == 40.0
+    states = {
+        state.name: state
+        for state in RuleBook(WatchSettings(), WELL).judge(0.0, replace(FINE, fall_back=found))
+    }
+    assert states["fall_back_silent"].status is Status.BREACHED
+    for name in ("lag_keys", "lag_seconds", "fall_back_gap", "fall_back_stuck"):
+        assert states[name].status is Status.UNKNOWN
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
