@@ -15,10 +15,12 @@ from integrity.errors import GreenflyError, LedgerError
 from integrity.ledger import Ledger, models, open_ledger
 from integrity.ledger.models import FindingState, RunKind, Verdict
 from integrity.migration import Run, settings_as_started
+from integrity.phases.sync import SyncPhase
 from integrity.progress import Progress
 from integrity.repair import open_findings, repairable_run, servers_now
 from integrity.repair_plan import KeyPlan, RepairPlanner
 from integrity.settings import Settings
+from integrity.switch.operate import stand_by
 from reports import ReportFiles, write_report
 from reports.queries import exceptions_by_rule
 
@@ -223,7 +225,11 @@ def sync(
         servers = step("check", run.check)
         if settings.snapshot.enabled and not run.has_snapshot:
             step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
-        step("sync", lambda: run.sync(servers, until_equal=until_equal))
+
+        def stand_in(phase: SyncPhase) -> None:
+            stand_by(settings, run.ledger, run.id, phase, progress)
+
+        step("sync", lambda: run.sync(servers, until_equal=until_equal, stand_by=stand_in))
 
     return _run(
         settings,

@@ -10,7 +10,22 @@ from types import FrameType
 
 import typer
 
-from greenfly.commands import audit, config, demo, flow, migrate, repair, report, runs, snapshot, sync, verify
+from greenfly.commands import (
+    approve,
+    audit,
+    config,
+    cutover,
+    demo,
+    flow,
+    migrate,
+    repair,
+    report,
+    runs,
+    snapshot,
+    sync,
+    verify,
+    watch,
+)
 from greenfly.commands.options import Json
 from greenfly.exit_codes import MEANING, ExitCode
 from integrity.version import __version__
@@ -27,6 +42,12 @@ app = typer.Typer(
 )
 app.command("migrate", short_help="Copy every key and prove both sides equal.")(migrate.migrate)
 app.command("sync", short_help="Copy, then follow every change until it is stopped.")(sync.sync)
+app.command("cutover", short_help="Move the applications to green.")(cutover.cutover)
+app.command("watch", short_help="Guard green after the cutover.")(watch.watch)
+app.command("rollback", short_help="Move the applications back to blue, with what they wrote.")(
+    cutover.rollback
+)
+app.command("approve", short_help="Approve, request or reject a cutover.")(approve.approve)
 app.command("verify", short_help="Compare every key of both servers.")(verify.verify)
 app.command("repair", short_help="Re-copy exactly what a run found to differ, and prove it.")(repair.repair)
 app.command("report", short_help="Write a run's report again.")(report.report)

@@ -17,6 +17,9 @@ class ExitCode(IntEnum):
     REFUSED = 4
     LEDGER = 5
     ARTIFACT = 6
+    BREACHED = 7
+    UNDONE = 8
+    UNFINISHED = 9
     SOURCE_UNREACHABLE = 10
     SOURCE_AUTHENTICATION = 11
     SOURCE_TLS = 12
@@ -34,6 +37,7 @@ class ExitCode(IntEnum):
     TARGET_READ_ONLY = 26
     TARGET_PROTOCOL = 29
     ORCHESTRATOR = 30
+    ENVIRONMENT = 31
     INTERNAL = 70
     HUNG_UP = 129
     INTERRUPTED = 130
@@ -48,6 +52,9 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.REFUSED: "a precondition does not hold; nothing was written to a server",
     ExitCode.LEDGER: "the state folder or the ledger cannot be used",
     ExitCode.ARTIFACT: "a snapshot file is missing, damaged or of an unknown format",
+    ExitCode.BREACHED: "`greenfly watch`: a rule was breached",
+    ExitCode.UNDONE: "a cutover or rollback did not go through, and was undone or rolled back",
+    ExitCode.UNFINISHED: "a cutover or rollback could be neither ended nor undone; somebody has to look now",
     ExitCode.SOURCE_UNREACHABLE: "source: no connection, or lost",
     ExitCode.SOURCE_AUTHENTICATION: "source: user or password refused",
     ExitCode.SOURCE_TLS: "source: TLS handshake failed or TLS mismatch",
@@ -65,6 +72,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.TARGET_READ_ONLY: "target: read-only replica, or writes refused",
     ExitCode.TARGET_PROTOCOL: "target: an answer that is not understood",
     ExitCode.ORCHESTRATOR: "the flow orchestrator could not be started or lost the flow",
+    ExitCode.ENVIRONMENT: "the applications' environment could not be read or written",
     ExitCode.INTERNAL: "a defect in Greenfly; please report it with the log",
     ExitCode.HUNG_UP: "stopped because the terminal was closed; the ledger is closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C; the ledger is closed",
@@ -97,6 +105,12 @@ def exit_code_for(error: errors.GreenflyError) -> ExitCode:
             return ExitCode.LEDGER
         case errors.ArtifactError():
             return ExitCode.ARTIFACT
+        case errors.Undone():
+            return ExitCode.UNDONE
+        case errors.Unfinished():
+            return ExitCode.UNFINISHED
+        case errors.EnvironmentFailed():
+            return ExitCode.ENVIRONMENT
         case errors.OrchestratorFailed():
             return ExitCode.ORCHESTRATOR
         case errors.Interrupted():

@@ -6,8 +6,12 @@
     ├── ConfigurationError           settings, URLs, flags                                (exit 2)
     ├── Refused                      a gate or precondition said no                       (exit 4)
     ├── LedgerError                  the state folder or the ledger cannot be used        (exit 5)
+    │   └── RunTakenOver             another process owns the run by now
     ├── ArtifactError                a snapshot file is missing, damaged or unknown       (exit 6)
+    ├── Undone                       a cutover or rollback did not go through             (exit 8)
+    ├── Unfinished                   neither ended nor undone; it has to be taken over    (exit 9)
     ├── OrchestratorFailed           Prefect could not be started or reached              (exit 30)
+    ├── EnvironmentFailed            the applications' environment: not read, not written (exit 31)
     ├── Interrupted                  Ctrl-C, SIGTERM or SIGHUP, the ledger is closed      (exit 128 + signal)
     └── ServerError                  one server, by role and masked address
         ├── ServerUnreachable        no TCP or unix connection, name not resolved, lost   (exit x0)
@@ -66,6 +70,28 @@ class Refused(GreenflyError):
 
 class LedgerError(GreenflyError):
     """The state folder or the ledger database cannot be used."""
+
+
+class RunTakenOver(LedgerError):
+    """This process no longer owns its run; whatever it was about to do, another process decides now."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"This process no longer owns run {run_id}.",
+            "Another process took it over; leave it to that one.",
+        )
+
+
+class Undone(GreenflyError):
+    """A step failed or took too long, and what had been done was undone, or rolled back: nothing was lost."""
+
+
+class EnvironmentFailed(GreenflyError):
+    """The applications' environment could not be read or written, or it is not known whether it was written."""
+
+
+class Unfinished(GreenflyError):
+    """Something could be neither done nor undone; its run stays open, for whoever takes it over."""
 
 
 class ArtifactError(GreenflyError):

@@ -14,7 +14,7 @@ from typing import Self
 
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused, StopSignal
+from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused, StopSignal, Unfinished
 from integrity.keyspace import memory_usage_known
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
@@ -175,6 +175,9 @@ class Run:
                 interrupted.remedy = "What was repaired stays; the same command goes on with the rest."
             self._ended_badly(RunState.INTERRUPTED, "Interrupted", interrupted.problem)
             raise interrupted from error
+        except Unfinished:
+            self.handle.let_go()
+            raise
         except GreenflyError as error:
             self._ended_badly(RunState.FAILED, type(error).__name__, str(error))
             raise
@@ -205,7 +208,7 @@ class Run:
 
     def check_source(self) -> tuple[Endpoint, Identity, tuple[int, ...]]:
         """Reach the source alone (for a snapshot) and record it."""
-        with self._phase(PhaseName.CHECK) as detail:
+        with self.phase(PhaseName.CHECK) as detail:
             source = Endpoint.from_settings("source", self.settings.source)
             source = self._reader(source)
             identity = source.identify()
@@ -223,7 +226,7 @@ class Run:
         :raises ServerError: a server is not reachable, not ready, read-only, or refuses the credentials.
         """
         settings = self.settings
-        with self._phase(PhaseName.CHECK) as detail:
+        with self.phase(PhaseName.CHECK) as detail:
             if self.kind is RunKind.SYNC:
                 self._require_live()
             source = Endpoint.from_settings("source", settings.source)
@@ -375,7 +378,7 @@ class Run:
         """
         expected = sum(identity.databases.get(database, 0) for database in databases)
         remove_partial(self.settings.snapshot_dir / self.id)
-        with self._phase(PhaseName.SNAPSHOT, expected) as detail:
+        with self.phase(PhaseName.SNAPSHOT, expected) as detail:
             meter = Meter(self.handle, PhaseName.SNAPSHOT, self._progress)
             with Throttle(
                 self.settings.throttle,
@@ -442,7 +445,7 @@ class Run:
         self._stream(servers, self._progress)
 
     def _stream(self, servers: Servers, progress: Progress) -> None:
-        with self._phase(PhaseName.STREAM, servers.source_keys) as detail:
+        with self.phase(PhaseName.STREAM, servers.source_keys) as detail:
             phase = StreamPhase(self.settings, self.ledger, self.handle, progress, self._resumed)
             phase.run(servers, detail)
 
@@ -455,17 +458,24 @@ class Run:
         servers = replace(
             servers, source_identity=servers.source.identify(), target_identity=servers.target.identify()
         )
-        with self._phase(PhaseName.VERIFY, servers.source_keys) as detail:
+        with self.phase(PhaseName.VERIFY, servers.source_keys) as detail:
             phase = VerifyPhase(self.settings, self.ledger, self.handle, self._progress)
             self._conclusion = phase.run(servers, detail)
         return self._conclusion
 
     # -- sync ---------------------------------------------------------------------------------------------------
 
-    def sync(self, servers: Servers, *, until_equal: bool = False) -> Conclusion:
+    def sync(
+        self,
+        servers: Servers,
+        *,
+        until_equal: bool = False,
+        stand_by: Callable[[SyncPhase], None] = lambda phase: None,
+    ) -> Conclusion:
         """Follow what changes on blue, copy everything, and go on following until told to stop.
 
         :param until_equal: end as soon as both sides were proven equal.
+        :param stand_by: called now and then; ends operations whose process is gone.
         :raises ServerError: a server stayed away longer than the budget, or refuses; the verdict is INCONCLUSIVE.
         """
         status = read_status(self.ledger.engine, self.id)
@@ -478,12 +488,13 @@ class Run:
             servers,
             direction=direction,
             until_equal=until_equal,
+            stand_by=stand_by,
         )
         try:
             phase.open()
             if not self._has(PhaseName.STREAM):
                 self._stream(servers, _Listening(self._progress, phase.while_copying))
-            with self._phase(PhaseName.SYNC) as detail:
+            with self.phase(PhaseName.SYNC) as detail:
                 self._conclusion = phase.run(detail)
         finally:
             phase.close()
@@ -496,7 +507,7 @@ class Run:
 
         :raises ServerError: a server is lost, full, read-only or refuses; the verdict is INCONCLUSIVE.
         """
-        with self._phase(PhaseName.REPAIR, open_findings(self.ledger, parent.id)) as detail:
+        with self.phase(PhaseName.REPAIR, open_findings(self.ledger, parent.id)) as detail:
             phase = RepairPhase(
                 self.settings, self.ledger, self.handle, self._progress, parent, delete_extra=delete_extra
             )
@@ -505,8 +516,12 @@ class Run:
 
     # -- shared -------------------------------------------------------------------------------------------------
 
+    def conclude(self, conclusion: Conclusion) -> None:
+        """What the run came to, to be recorded at its end."""
+        self._conclusion = conclusion
+
     @contextmanager
-    def _phase(self, name: PhaseName, keys_expected: int = 0) -> Iterator[dict[str, object]]:
+    def phase(self, name: PhaseName, keys_expected: int = 0) -> Iterator[dict[str, object]]:
         """Record a phase around the block; the dictionary it hands over becomes the phase's detail."""
         detail: dict[str, object] = {}
         self.handle.phase_started(name, keys_expected)

@@ -32,10 +32,19 @@ from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename
 from integrity.section import Section
 from integrity.switch.cutover_settings import CutoverSettings, RollbackSettings
 from integrity.switch.settings import SwitchSettings
+from integrity.switch.watch_settings import WatchSettings
 from integrity.sync.settings import SyncSettings
 
 CONFIG_FILE_VARIABLE = "GREENFLY_CONFIG"
 DEFAULT_CONFIG_FILE = Path("greenfly.toml")
+_NO_SETTINGS = (
+    "GREENFLY_OPERATOR",
+    "GREENFLY_PHASE",
+    "GREENFLY_SWITCH_ACTION",
+    "GREENFLY_SWITCH_NAME",
+    "GREENFLY_SWITCH_EXPECTED",
+)
+"""Who runs this; what applications are told; what a switch command is told."""
 
 Overrides = Mapping[str, object]
 """Nested plain values, as a TOML table has them: ``{"source": {"url": "redis://…"}}``."""
@@ -300,6 +309,7 @@ class Settings(BaseSettings):
     switch: SwitchSettings = SwitchSettings()
     cutover: CutoverSettings = CutoverSettings()
     rollback: RollbackSettings = RollbackSettings()
+    watch: WatchSettings = WatchSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL; SQLite in the state folder by default"
@@ -405,7 +415,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, object], di
     """
     values: dict[str, object] = {}
     names: dict[str, str] = {}
-    passed_over = {CONFIG_FILE_VARIABLE, "GREENFLY_OPERATOR"}
+    passed_over = {CONFIG_FILE_VARIABLE, *_NO_SETTINGS}
     for variable, text in environ.items():
         if (
             not variable.startswith("GREENFLY_")

@@ -165,6 +165,21 @@ def resume(
     _confirm(found, control, f"Run {found} goes on: {_control_text(control)}.", as_json)
 
 
+@app.command("stop")
+def stop(
+    run: RunName, config: o.ConfigFile = None, state_dir: o.StateDir = None, as_json: o.Json = False
+) -> None:
+    """Let a sync carry over what is left, conclude, and end."""
+    from flows import operations
+    from greenfly.console import print_json
+
+    answer = operations.stop_sync(o.load(config, state_dir, {}).settings, run)
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"Run {answer['run']} ends.")
+
+
 @app.command("limit")
 def limit(
     run: RunName,

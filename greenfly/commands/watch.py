@@ -154,7 +154,7 @@ def _guard(
 
 def _rollback(settings: Settings, ledger: Ledger, subject: Subject, progress: Progress) -> StartRollback:
     def start(reason: str, *, abandon: bool) -> None:
-        from integrity.switch.rollback import roll_back
+        from integrity.switch.operate import roll_back
 
         roll_back(
             settings,

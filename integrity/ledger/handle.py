@@ -9,7 +9,7 @@ from time import monotonic, sleep
 
 from sqlalchemy import Connection, Engine, delete, insert, update
 
-from integrity.errors import LedgerError
+from integrity.errors import RunTakenOver
 from integrity.ledger import audit
 from integrity.ledger.checkpoints import CheckpointWriter
 from integrity.ledger.control import read_control
@@ -195,7 +195,7 @@ class RunHandle:
 
         :param states: finding of the repaired run → its state from now on; one that is left out stays as it is.
         :param payload: of the audit event ``repair.applied``.
-        :raises LedgerError: another process took the run over.
+        :raises RunTakenOver: another process took the run over.
         """
         with writing(self.engine) as connection:
             write_repairs(connection, self.id, repairs)
@@ -212,7 +212,7 @@ class RunHandle:
     def renew_lease(self) -> None:
         """Keep the run, if a quarter of the lease has passed; to be called while nothing else is written.
 
-        :raises LedgerError: another process took the run over.
+        :raises RunTakenOver: another process took the run over.
         """
         if self._renewal_due():
             with writing(self.engine) as connection:
@@ -257,10 +257,21 @@ class RunHandle:
                 {"verdict": verdict.value if verdict else None, "reason": reason, "error": error},
             )
 
+    def let_go(self) -> None:
+        """Leave the run open, for whoever takes it over."""
+        self.close()
+        with writing(self.engine) as connection:
+            connection.execute(
+                update(Run)
+                .where(Run.id == self.id, Run.lease_owner == self.owner)
+                .values(lease_until=datetime.now(UTC))
+            )
+            audit.append(connection, self.id, operator_name(), "run.let-go", {})
+
     def wait(self, seconds: float) -> None:
         """Sleep, and keep the run meanwhile.
 
-        :raises LedgerError: another process took the run over.
+        :raises RunTakenOver: another process took the run over.
         """
         until = monotonic() + seconds
         while (left := until - monotonic()) > 0:
@@ -280,7 +291,4 @@ class RunHandle:
                 .values(lease_until=until)
             )
             if not renewed.rowcount:
-                raise LedgerError(
-                    f"This process no longer owns run {self.id}.",
-                    "Another process took it over; leave it to that one.",
-                )
+                raise RunTakenOver(self.id)

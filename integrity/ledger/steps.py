@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from integrity.errors import LedgerError
+from integrity.errors import RunTakenOver
 from integrity.ledger import audit
 from integrity.ledger.database import reading, writing
 from integrity.ledger.live_models import Step
@@ -71,14 +71,14 @@ class StepBook:
     def begin(self, name: str, detail: Mapping[str, object]) -> None:
         """Record that the step begins; *detail* holds what undoing it needs, and is kept when it has ended.
 
-        :raises LedgerError: another process took the run over.
+        :raises RunTakenOver: another process took the run over.
         """
         self._move(name, StepState.RUNNING, detail, started=True)
 
     def end(self, name: str, state: StepState, detail: Mapping[str, object]) -> None:
         """Record how it ended; *detail* is added to what is there.
 
-        :raises LedgerError: another process took the run over.
+        :raises RunTakenOver: another process took the run over.
         """
         self._move(name, state, detail, started=False)
 
@@ -107,10 +107,7 @@ class StepBook:
             select(Run.lease_owner).where(Run.id == self._run_id, Run.state == RunState.RUNNING)
         ).scalar_one_or_none()
         if owner != self._owner:
-            raise LedgerError(
-                f"This process no longer owns run {self._run_id}.",
-                "Another process took it over; leave it to that one.",
-            )
+            raise RunTakenOver(self._run_id)
 
 
 def read_steps(engine: Engine, run_id: str) -> list[StepRecord]:

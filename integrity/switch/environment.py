@@ -13,16 +13,24 @@ from hashlib import sha256
 from typing import Protocol
 
 from integrity.address import mask_whole_url
-from integrity.errors import ConfigurationError, GreenflyError, Refused
+from integrity.errors import ConfigurationError, EnvironmentFailed, Refused
 from integrity.switch.settings import SwitchSettings
+
+__all__ = [
+    "Changes",
+    "EnvironmentChanged",
+    "EnvironmentFailed",
+    "EnvironmentState",
+    "EnvironmentSwitch",
+    "environment_switch",
+    "fingerprint",
+    "holds",
+    "masked",
+]
 
 
 class EnvironmentChanged(Refused):
     """The environment is no longer what it was when it was read; it was not written."""
-
-
-class EnvironmentFailed(GreenflyError):
-    """The environment could not be read or written, or it is not known whether it was written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from time import monotonic
 from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
@@ -30,9 +31,11 @@ from integrity.switch.health_values import Health
 from integrity.switch.lookout import FenceHolds, Look, Lookout
 from integrity.switch.notify import Notifier
 from integrity.switch.watch_settings import WatchSettings
-from integrity.switch.watch_subject import Subject, recorded_fence
+from integrity.switch.watch_subject import Subject, recorded_fence, rolled_back_by
 
 _BLUE_TIMEOUT_SECONDS: Final = 2.0
+_STORY_SECONDS: Final = 1.0
+"""Between two looks into the ledger whether somebody else rolled back."""
 
 
 def watch(
@@ -46,7 +49,7 @@ def watch(
     on_begin: Callable[[str, Health | None], None] = lambda _id, _baseline: None,
     on_look: Callable[[Look], None] = lambda _: None,
 ) -> tuple[str, GuardOutcome]:
-    """Guard green as a run of its own, until *stop* says so; its id and what was seen.
+    """Guard green as a run of its own, until *stop* says so, or somebody else rolled back; its id and what was seen.
 
     :param on_begin: is told the run's id and the baseline.
     :raises Interrupted: Ctrl-C, or a signal to end.
@@ -94,8 +97,9 @@ def watch(
         ):
             lookout = _lookout(rules, probe, baseline, ledger, subject, blue)
             guard = Guard(rules, handle, lookout, notifier, start_rollback, context=context, on_look=on_look)
+            going = _Going(stop, ledger, subject, handle)
             try:
-                guard.run(stop)
+                guard.run(going.ended)
             finally:
                 conclude(guard.outcome)
         return handle.id, guard.outcome
@@ -115,6 +119,28 @@ def look_once(settings: Settings, rules: WatchSettings, ledger: Ledger, subject:
         probes_per_second=rules.probes_per_second,
     ) as probe:
         return _lookout(rules, probe, baseline, ledger, subject, blue).look_once()
+
+
+class _Going:
+    """Whether there is anything left to guard: the applications may be sent back by somebody else meanwhile."""
+
+    def __init__(self, stop: Callable[[], bool], ledger: Ledger, subject: Subject, handle: RunHandle) -> None:
+        self._stop = stop
+        self._ledger = ledger
+        self._subject = subject
+        self._handle = handle
+        self._asked_at = monotonic()
+
+    def ended(self) -> bool:
+        if self._stop():
+            return True
+        if monotonic() - self._asked_at < _STORY_SECONDS:
+            return False
+        self._asked_at = monotonic()
+        back = rolled_back_by(self._ledger, self._subject)
+        if back is not None:
+            self._handle.event("guard.ended", {"rolled_back_by": back})
+        return back is not None
 
 
 # -- the servers -----------------------------------------------------------------------------------------------------

@@ -42,24 +42,43 @@ def find_subject(ledger: Ledger, wanted: str) -> Subject:
     others = ledger.repair_runs(sync.id)
     cutovers = [other for other in others if other.kind is RunKind.CUTOVER]
     cutover = run if run.kind is RunKind.CUTOVER else (cutovers[-1] if cutovers else None)
-    if cutover is None or cutover.state is not RunState.FINISHED or _was_undone(ledger, cutover):
+    if cutover is None or not _went_through(ledger, cutover):
         raise Refused(
             f"Run {sync.id} has no cutover that holds, so no application is on green.",
             "Cut over first: `greenfly cutover`.",
         )
+    subject = Subject(sync, cutover)
+    back = rolled_back_by(ledger, subject)
+    if back is not None:
+        raise Refused(f"Run {back} rolled the cutover back.", "There is nothing on green to be watched.")
     for other in others:
-        back = other.kind is RunKind.ROLLBACK and other.state is RunState.FINISHED
-        if back and other.started_at > cutover.started_at and not _was_undone(ledger, other):
-            raise Refused(
-                f"Run {other.id} rolled the cutover back.", "There is nothing on green to be watched."
-            )
         alive = other.state is RunState.RUNNING and other.lease_until > datetime.now(UTC)
         if other.kind is RunKind.WATCH and alive:
             raise Refused(
                 f"Run {other.id} watches already ({other.lease_owner}).",
                 "Leave it to that one, or stop it first: two of them could start two rollbacks.",
             )
-    return Subject(sync, cutover)
+    return subject
+
+
+def rolled_back_by(ledger: Ledger, subject: Subject) -> str | None:
+    """The id of the run that has sent the applications back to blue since the cutover; None where none has."""
+    for run in reversed(ledger.repair_runs(subject.sync.id)):
+        later = run.kind is RunKind.ROLLBACK and run.started_at > subject.cutover.started_at
+        if later and _went_through(ledger, run):
+            return run.id
+    return None
+
+
+def _went_through(ledger: Ledger, run: Run) -> bool:
+    """Whether a cutover or rollback has switched the environment, and not undone it.
+
+    What fails after that, an application that does not come, say, leaves the environment as it is.
+    """
+    steps = {step.name: step.state for step in read_steps(ledger.engine, run.id)}
+    if "switch" in steps:
+        return steps["switch"] is StepState.DONE
+    return run.state is RunState.FINISHED and StepState.UNDONE not in steps.values()
 
 
 def _newest(ledger: Ledger) -> Run:
@@ -69,14 +88,13 @@ def _newest(ledger: Ledger) -> Run:
     return run
 
 
-def _was_undone(ledger: Ledger, run: Run) -> bool:
-    return any(step.state is StepState.UNDONE for step in read_steps(ledger.engine, run.id))
-
-
 def recorded_fence(ledger: Ledger, cutover_id: str) -> FencePlan | None:
-    """The newest plan of a fence among the steps of a cutover."""
-    for step in reversed(read_steps(ledger.engine, cutover_id)):
+    """The plan of the fence that a cutover put up on blue: the first one among its steps.
+
+    A later step may hold another plan: of what it lifted on green.
+    """
+    for step in read_steps(ledger.engine, cutover_id):
         for facts in (step.detail, *step.detail.values()):
             if isinstance(facts, Mapping) and "method" in facts and "users" in facts:
-                return FencePlan.from_dict(facts)
+                return None if step.state is StepState.UNDONE else FencePlan.from_dict(facts)
     return None

@@ -1,0 +1,228 @@
+"""Cutover, rollback and approvals, for every way to run them; a report is written at the end of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from flows.sequence import Outcome, read_outcome
+from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused
+from integrity.ledger import Ledger, open_ledger
+from integrity.ledger.approvals import read_decisions, record_decision, standing
+from integrity.ledger.naming import operator_name
+from integrity.ledger.operations import under_way
+from integrity.ledger.store import RunHandle
+from integrity.ledger.sync_board import SyncBoard
+from integrity.ledger.vocabulary import Ask, Decision
+from integrity.progress import Progress, Silent
+from integrity.settings import Settings
+from integrity.switch import operate
+from integrity.switch.asker import BoardAsker
+from integrity.switch.conductor import Conductor, find_sync_run
+from integrity.switch.cutover import Cutover
+from integrity.switch.gates import CUTOVER_GATE, Gate, refused
+from integrity.switch.operate import Operated
+from integrity.switch.rollback import Rollback
+from reports import write_report
+
+ON_BLUE: Final = "The applications are on blue already: there is nothing to roll back."
+_STOP_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OperationPlan:
+    """What an operation would do."""
+
+    sync_run_id: str
+    steps: tuple[tuple[str, float, str], ...]
+    """Name, budget in seconds, what it does."""
+    gates: tuple[Gate, ...]
+
+    @property
+    def passes(self) -> bool:
+        """Whether every gate is open now."""
+        return not refused(self.gates)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {
+            "sync_run": self.sync_run_id,
+            "dry_run": True,
+            "steps": [{"name": n, "budget_seconds": s, "does": t} for n, s, t in self.steps],
+            "gates": [gate.to_dict() for gate in self.gates],
+            "passes": self.passes,
+        }
+
+
+def plan_cutover(settings: Settings, wanted: str) -> OperationPlan:
+    """The steps of a cutover and what its gates say now; nothing is recorded or done.
+
+    :raises GreenflyError: a server or the environment cannot be asked.
+    """
+    ledger = open_ledger(settings)
+    try:
+        sync_run = find_sync_run(ledger, wanted)
+        with SyncBoard(ledger.engine, sync_run.id) as board:
+            handle = RunHandle(ledger.engine, sync_run.id, settings.lease_seconds)
+            cutover = Cutover(settings, ledger, handle, sync_run, BoardAsker(board), Silent())
+            return OperationPlan(sync_run.id, tuple(cutover.plan()), tuple(cutover.gates()))
+    finally:
+        ledger.close()
+
+
+def plan_rollback(settings: Settings, wanted: str, *, abandon: bool) -> OperationPlan:
+    """The steps of a rollback; nothing is recorded or done.
+
+    :raises GreenflyError: the sync run or the environment is not there.
+    """
+    ledger = open_ledger(settings)
+    try:
+        sync_run = find_sync_run(ledger, wanted)
+        with SyncBoard(ledger.engine, sync_run.id) as board:
+            handle = RunHandle(ledger.engine, sync_run.id, settings.lease_seconds)
+            rollback = Rollback(
+                settings,
+                ledger,
+                handle,
+                sync_run,
+                BoardAsker(board),
+                Silent(),
+                abandon=abandon,
+                reason="",
+            )
+            return OperationPlan(sync_run.id, tuple(rollback.plan()), ())
+    finally:
+        ledger.close()
+
+
+def cut_over(settings: Settings, wanted: str, progress: Progress) -> Outcome:
+    """Cut over, and report.
+
+    :raises GreenflyError: it did not go through; recorded, with a report.
+    """
+    return _operated(
+        settings,
+        lambda ledger, started: operate.cut_over(settings, ledger, wanted, progress, on_started=started),
+    )
+
+
+def roll_back(
+    settings: Settings, wanted: str, progress: Progress, *, abandon: bool, reason: str
+) -> Outcome | None:
+    """Roll back, and report; None where the applications are on blue already.
+
+    :raises GreenflyError: it did not go through; recorded, with a report.
+    """
+    ledger = open_ledger(settings)
+    try:
+        sync_run = find_sync_run(ledger, wanted)
+        with SyncBoard(ledger.engine, sync_run.id) as board:
+            conductor = Conductor(settings, ledger, sync_run, BoardAsker(board), progress)
+            on_blue = not conductor.environment_says_green()
+        if on_blue and under_way(ledger, sync_run.id) is None:
+            return None
+    finally:
+        ledger.close()
+    return _operated(
+        settings,
+        lambda ledger, started: operate.roll_back(
+            settings, ledger, wanted, progress, abandon=abandon, reason=reason, on_started=started
+        ),
+    )
+
+
+def _operated(settings: Settings, operation: Callable[[Ledger, Callable[[str], None]], Operated]) -> Outcome:
+    ledger = open_ledger(settings)
+    runs: list[str] = []
+    try:
+        try:
+            done = operation(ledger, runs.append)
+        except GreenflyError as error:
+            if runs:
+                error.add_note(f"run {runs[0]}")
+                if not isinstance(error, LedgerError):
+                    report = write_report(ledger, runs[0], settings.report_dir / runs[0])
+                    error.add_note(f"report {report.html}")
+            raise
+        report = write_report(ledger, done.run_id, settings.report_dir / done.run_id)
+        return read_outcome(ledger, done.run_id, report)
+    finally:
+        ledger.close()
+
+
+def stop_sync(settings: Settings, wanted: str) -> Mapping[str, object]:
+    """Tell the sync process to carry over what is left, and end.
+
+    :raises Refused: it does not answer, or applications are on green and would lose their way back.
+    """
+    ledger = open_ledger(settings)
+    try:
+        sync_run = find_sync_run(ledger, wanted)
+        with SyncBoard(ledger.engine, sync_run.id) as board:
+            return {"run": sync_run.id} | dict(BoardAsker(board).ask(Ask.STOP, _STOP_SECONDS))
+    finally:
+        ledger.close()
+
+
+# -- approvals ------------------------------------------------------------------------------------------------------
+
+
+def one_decision(*, request: bool, reject: bool, break_glass: bool) -> Decision:
+    """The decision that the flags mean.
+
+    :raises ConfigurationError: they contradict each other.
+    """
+    chosen = [
+        decision
+        for decision, wanted in (
+            (Decision.REQUESTED, request),
+            (Decision.REJECTED, reject),
+            (Decision.BREAK_GLASS, break_glass),
+        )
+        if wanted
+    ]
+    if len(chosen) > 1:
+        raise ConfigurationError("Only one decision can be recorded at a time.", "Give one flag.")
+    return chosen[0] if chosen else Decision.APPROVED
+
+
+def decide(
+    settings: Settings, wanted: str, gate: str, decision: Decision, by: str | None, comment: str
+) -> Mapping[str, object]:
+    """Record a decision; where the gate stands then.
+
+    :raises ConfigurationError: no such gate, or a comment is missing.
+    :raises Refused: whoever requested may not approve.
+    """
+    if gate != CUTOVER_GATE:
+        raise ConfigurationError(f"There is no gate {gate!r} to approve.", f"Say --gate {CUTOVER_GATE}.")
+    if decision is Decision.BREAK_GLASS and not comment.strip():
+        raise ConfigurationError("Breaking a gate needs a reason.", "Give --comment.")
+    name = by or operator_name()
+    ledger = open_ledger(settings)
+    try:
+        sync_run = find_sync_run(ledger, wanted)
+        separate = settings.cutover.separate_approver
+        decisions = read_decisions(ledger.engine, sync_run.id, gate)
+        requesters = {d.by for d in decisions if d.decision is Decision.REQUESTED}
+        if decision is Decision.APPROVED and separate and name in requesters:
+            raise Refused(
+                f"{name} requested this and cannot approve it.",
+                "Somebody else has to; or set cutover.separate_approver to false.",
+            )
+        record_decision(ledger.engine, sync_run.id, gate, decision, name, comment)
+        at = standing(read_decisions(ledger.engine, sync_run.id, gate), separate=separate)
+        return {
+            "run": sync_run.id,
+            "gate": gate,
+            "decision": decision.value,
+            "by": name,
+            "approvals": len(at.approvers),
+            "approvers": list(at.approvers),
+            "needed": settings.cutover.approvals,
+            "rejected_by": at.rejected_by,
+            "broken_by": at.broken_by,
+        }
+    finally:
+        ledger.close()

@@ -1,0 +1,577 @@
+"""The sync phase: following one side, answering what a cutover or rollback asks, turning round when it says so.
+
+One process does all of it, from before the copy until somebody stops it.  What it is asked comes over the
+:class:`~integrity.ledger.sync_board.SyncBoard`, so whoever asks may be anywhere that reaches the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from integrity.endpoint import Endpoint
+from integrity.errors import (
+    AuthenticationFailed,
+    GreenflyError,
+    PermissionRefused,
+    Refused,
+    ServerError,
+    ServerReadOnly,
+)
+from integrity.ledger import Ledger, RunHandle
+from integrity.ledger.models import FindingClass, FindingState, PhaseName, Verdict
+from integrity.ledger.operations import abandoned_operation
+from integrity.ledger.samples import add_sample
+from integrity.ledger.store import NewFinding
+from integrity.ledger.sync_board import Question, SyncBoard, SyncStatus
+from integrity.ledger.vocabulary import Ask, Direction, SyncState
+from integrity.phases.servers import Servers
+from integrity.progress import Progress
+from integrity.rules import Rules
+from integrity.settings import Settings
+from integrity.switch.own_user import elevated
+from integrity.sync.comparison import Compared, compare_everything
+from integrity.sync.follower import Drained, Follower, is_about_the_server
+from integrity.sync.link import Link, in_role
+from integrity.sync.spool import Spool, read_spool
+from integrity.verify.verdict import Conclusion
+
+_PUBLISH_SECONDS: Final = 0.1
+_SAMPLE_SECONDS: Final = 2.0
+_IDLE_SECONDS: Final = 0.02
+_STAND_BY_SECONDS: Final = 0.5
+_SHRUNK_FROM: Final = 1000
+_AT_A_TIME: Final = 1000
+
+
+class _Abandoned(Exception):
+    """A comparison has to stop, because something was asked that cannot wait for it."""
+
+
+def spool_path(state_dir: Path, run_id: str, direction: Direction) -> Path:
+    """Where a sync run keeps the names of keys that are not known to be carried over."""
+    return state_dir / "sync" / run_id / f"{direction.value}.names"
+
+
+def fits_both_ways(settings: Settings) -> bool:
+    """Whether green's changes can be carried back: rules that leave keys out or rename them have no way back."""
+    rules = Rules.of(settings.rules)
+    return rules.selects_all and rules.maps_nothing
+
+
+class SyncPhase:
+    """Follows until it is told to stop.
+
+    :param servers: blue as the source, green as the target, as the check phase saw them.
+    :param direction: in which an earlier process of this run followed; forward for a new run.
+    :param until_equal: end as soon as both sides were proven equal.
+    :param stand_by: called about once a second; ends cutovers and rollbacks whose process is gone.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        handle: RunHandle,
+        progress: Progress,
+        servers: Servers,
+        *,
+        direction: Direction = Direction.FORWARD,
+        until_equal: bool = False,
+        stand_by: Callable[[SyncPhase], None] = lambda phase: None,
+    ) -> None:
+        self._stand_by = stand_by
+        self._stood_by = 0.0
+        self._settings = settings
+        self._ledger = ledger
+        self._handle = handle
+        self._progress = progress
+        self._servers = servers
+        self._until_equal = until_equal
+        self._board = SyncBoard(ledger.engine, handle.id)
+        self._state = SyncState.STARTING
+        self._published = self._sampled = 0.0
+        self._conclusion: Conclusion | None = None
+        self._passes: list[Compared] = []
+        self._trouble_since: float | None = None
+        self._compared_at = monotonic()
+        path = spool_path(settings.state_dir, handle.id, direction)
+        left = read_spool(path)
+        self._spool = Spool(path)
+        self._follower = self._follower_of(self._link(direction))
+        # What an earlier process had not carried over; everything is compared anyway, but these are at risk until then.
+        self._follower.dirty.suspected(left)
+
+    # -- beginning --------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Begin to be told of changes.
+
+        :raises ServerError: a server cannot be reached, or refuses.
+        """
+        self._follower.open()
+        self._progress.say(f"Following {self._follower.link.source} by {_FEEDS[self._follower.feed_name]}.")
+        self._publish(force=True)
+
+    def close(self) -> None:
+        """Stop being told of changes."""
+        self._follower.close()
+        self._state = SyncState.STOPPED
+        self._publish(force=True)
+        self._spool.close()
+        with self._board:
+            pass
+
+    def while_copying(self) -> None:
+        """To be called while everything is copied: takes in what is announced, and tells how it is."""
+        self._state = SyncState.COPYING
+        try:
+            self._follower.listen()
+        except ServerError:
+            return  # The copy meets it as well, and knows how long to wait.
+        self._publish()
+
+    def _link(self, direction: Direction) -> Link:
+        servers = self._servers
+        if direction is Direction.FORWARD:
+            return Link(
+                direction,
+                servers.source,
+                self._writable(servers.target),
+                servers.source_identity,
+                servers.target_identity,
+            )
+        return Link(
+            direction,
+            in_role(servers.target, "source"),
+            self._writable(in_role(servers.source, "target")),
+            servers.target_identity,
+            servers.source_identity,
+        )
+
+    def _writable(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint as it is, or as a user of our own where its own may not write (behind the fence).
+
+        :raises ServerReadOnly: nobody may write there.
+        """
+        try:
+            endpoint.require_writable()
+        except PermissionRefused:
+            return elevated(endpoint)
+        return endpoint
+
+    def _follower_of(self, link: Link) -> Follower:
+        return Follower(link, self._settings, self._ledger, self._handle, self._progress, self._spool)
+
+    # -- following --------------------------------------------------------------------------------------------------
+
+    def run(self, detail: dict[str, object]) -> Conclusion:
+        """Follow until told to stop.
+
+        :raises ServerError: a server stayed away longer than the budget, or refuses; what was not carried over is in
+            the spool.
+        """
+        began = monotonic()
+        try:
+            while self._conclusion is None:
+                try:
+                    self._follow()
+                    self._trouble_since = None
+                except _Abandoned:
+                    self._stand_by(self)
+                    self._answer_question()
+                    # What it was abandoned for may have turned round, and then both sides are known to be equal.
+                except ServerError as error:
+                    self._recover(error)
+        finally:
+            follower = self._follower
+            detail.update(
+                {
+                    "keys": follower.carried,
+                    "removed": follower.removed,
+                    "direction": follower.link.direction.value,
+                    "feed": follower.feed_name,
+                    "passes": len(self._passes),
+                    "gap": follower.gap,
+                    "gaps": follower.gaps,
+                    "stuck": len(follower.dirty.stuck),
+                    "dirty": len(follower.dirty),
+                    "unproven": follower.dirty.unproven,
+                    "clean_since": follower.clean_since.isoformat() if follower.clean_since else None,
+                    "seconds": round(monotonic() - began, 3),
+                }
+            )
+        return self._conclusion
+
+    def _follow(self) -> None:
+        """One turn, or one comparison of everything with turns in between."""
+        if self._comparison_due():
+            self._compare()
+            return
+        self._state = SyncState.FOLLOWING
+        if self._stand_by_due():
+            self._stood_by = monotonic()
+            self._stand_by(self)
+        if not self._turn() and self._conclusion is None:
+            self._follower.wait(_IDLE_SECONDS)
+
+    def _stand_by_due(self) -> bool:
+        return monotonic() - self._stood_by >= _STAND_BY_SECONDS
+
+    def _comparison_due(self) -> bool:
+        follower, sync = self._follower, self._settings.sync
+        if follower.compare_due:
+            return True
+        age = monotonic() - self._compared_at
+        if not follower.has_feed:
+            return age >= sync.round_seconds
+        return bool(sync.compare_seconds) and age >= sync.compare_seconds
+
+    def _compare(self) -> Compared:
+        self._state = SyncState.COMPARING
+        compared = compare_everything(
+            self._follower, self._ledger, self._handle, self._progress, self._turn_of_comparison
+        )
+        self._compared_at = monotonic()
+        self._passes.append(compared)
+        self._state = SyncState.FOLLOWING
+        agreed = f"{compared.differed:,} differed and were carried over" if compared.differed else "all agree"
+        self._progress.say(
+            f"Compared {compared.compared:,} keys in {compared.seconds:.1f} s: {agreed}"
+            f"{'' if compared.clean else f'; not clean: {self._follower.gap or self._stuck_text()}'}."
+        )
+        if self._until_equal and compared.clean:
+            self._end(self._follower.drain(self._settings.cutover.drain_seconds, self._keep))
+        return compared
+
+    def _stuck_text(self) -> str:
+        return f"{len(self._follower.dirty.stuck):,} keys cannot be made equal"
+
+    def _turn(self) -> bool:
+        paused = self._handle.control().paused
+        did = False
+        if paused:
+            self._follower.listen()
+        else:
+            did = self._follower.cycle()
+        self._answer_question()
+        self._keep()
+        return did
+
+    def _turn_of_comparison(self) -> None:
+        question = self._board.question()
+        if question is not None and question.ask is not Ask.DRAIN:
+            raise _Abandoned
+        if self._stand_by_due():
+            self._stood_by = monotonic()
+            if abandoned_operation(self._ledger, self._handle.id) is not None:
+                # Nobody can write while it waits; everything can be compared later.
+                self._stood_by = 0.0
+                raise _Abandoned
+        self._turn()
+
+    def _keep(self) -> None:
+        """What must not lapse: the lease, and what others see."""
+        self._handle.renew_lease()
+        self._publish()
+
+    def _publish(self, *, force: bool = False) -> None:
+        now = monotonic()
+        if not force and now - self._published < _PUBLISH_SECONDS:
+            return
+        self._published = now
+        status = self._follower.status(self._state)
+        self._board.publish(status)
+        if now - self._sampled >= _SAMPLE_SECONDS:
+            self._sampled = now
+            add_sample(
+                self._ledger.engine,
+                self._handle.id,
+                "sync",
+                {
+                    "dirty": status.dirty,
+                    "unproven": status.unproven,
+                    "lag_ms": status.lag_ms,
+                    "backlog_bytes": status.backlog_bytes,
+                    "direction": status.direction.value,
+                },
+            )
+        if self._state is not SyncState.COPYING:
+            self._progress.show(
+                f"{_DIRECTIONS[status.direction]:<9} {status.carried:,} carried, {status.removed:,} removed; "
+                f"{status.dirty:,} dirty, {status.unproven:,} to compare, lag {status.lag_ms / 1000:.1f} s"
+                f"{f'; gap: {status.gap}' if status.gap else ''}"
+            )
+
+    # -- for whoever stands in for a cutover's process --------------------------------------------------------------
+
+    def do(self, ask: Ask, seconds: float) -> Mapping[str, object]:
+        """What :class:`~integrity.ledger.sync_board.SyncBoard` asks for, asked by this process itself.
+
+        :raises ServerError: a server is lost or refuses.
+        """
+        return self._do(Question(0, ask, datetime.now(UTC)), seconds)
+
+    def wait(self, seconds: float) -> None:
+        """Go on following for so long."""
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            if not self._follower.cycle():
+                self._follower.wait(min(left, _IDLE_SECONDS))
+            self._keep()
+
+    def status(self) -> SyncStatus:
+        """How it is now."""
+        return replace(self._follower.status(self._state), updated_at=datetime.now(UTC))
+
+    # -- questions --------------------------------------------------------------------------------------------------
+
+    def _answer_question(self) -> None:
+        question = self._board.question()
+        if question is None:
+            return
+        seconds = (question.until - datetime.now(UTC)).total_seconds()
+        if seconds <= 0:
+            self._board.answer(question, {"ok": False, "reason": "it was asked too late to be answered"})
+            return
+        try:
+            payload = self._do(question, seconds)
+        except ServerError as error:
+            self._board.answer(question, {"ok": False, "reason": error.problem})
+            raise
+        except GreenflyError as error:
+            payload = {"ok": False, "reason": str(error)}
+        self._board.answer(question, payload)
+        self._publish(force=True)
+
+    def _do(self, question: Question, seconds: float) -> Mapping[str, object]:
+        follower = self._follower
+        match question.ask:
+            case Ask.DRAIN:
+                if not follower.has_feed:
+                    return self._prove(seconds)
+                return follower.drain(seconds, self._keep).to_dict()
+            case Ask.PROVE:
+                return self._prove(seconds)
+            case Ask.BACKWARD:
+                return self._turn_round(Direction.BACKWARD, seconds)
+            case Ask.FORWARD:
+                return self._turn_round(Direction.FORWARD, seconds)
+            case Ask.AT_RISK:
+                return self._record_at_risk()
+            case Ask.STOP:
+                return self._stop(seconds)
+
+    def _prove(self, seconds: float) -> Mapping[str, object]:
+        """Compare everything, then drain; nobody should be writing meanwhile."""
+        began = monotonic()
+        compared = compare_everything(
+            self._follower,
+            self._ledger,
+            self._handle,
+            self._progress,
+            lambda: self._cycle_until(began + seconds),
+        )
+        self._compared_at = monotonic()
+        self._passes.append(compared)
+        drained = self._follower.drain(max(0.1, seconds - (monotonic() - began)), self._keep)
+        return drained.to_dict() | {"compared": compared.compared, "differed": compared.differed}
+
+    def _cycle_until(self, until: float) -> None:
+        if monotonic() > until:
+            raise Refused("Comparing everything takes longer than the budget allows.", "Raise the budget.")
+        self._follower.cycle()
+        self._keep()
+
+    def _turn_round(self, direction: Direction, seconds: float) -> Mapping[str, object]:
+        """Follow the other side from now on; both must be equal, and nobody may write to either."""
+        old = self._follower
+        if old.link.direction is direction:
+            return {"ok": True, "reason": "", "feed": old.feed_name, "already": True}
+        if direction is Direction.BACKWARD and not fits_both_ways(self._settings):
+            raise Refused(
+                "Rules that leave keys out or rename them have no way back.", "Set cutover.fallback to false."
+            )
+        drained = old.drain(seconds, self._keep)
+        if not drained.ok:
+            return drained.to_dict()
+        spool = Spool(spool_path(self._settings.state_dir, self._handle.id, direction))
+        try:
+            link = self._link(direction)
+        except (ServerReadOnly, AuthenticationFailed) as error:
+            spool.close()
+            return {"ok": False, "reason": f"cannot write there: {error.problem}"}
+        self._spool, closing = spool, self._spool
+        new = self._follower_of(link)
+        new.open()
+        new.streams = old.streams
+        new.assume_equal()
+        old.close()
+        closing.close()
+        self._follower = new
+        self._progress.say(f"Following {link.source} by {_FEEDS[new.feed_name]} from now on.")
+        return {"ok": True, "reason": "", "feed": new.feed_name, "already": False}
+
+    def _record_at_risk(self) -> Mapping[str, object]:
+        """Record what is not known to have been carried over, and stop."""
+        follower = self._follower
+        lag = follower.dirty.oldest_age()
+        complete_until = follower.take_the_rest()
+        names = sorted(follower.dirty.not_known_to_be_carried())
+        databases = follower.known_databases()
+        for start in range(0, len(names), _AT_A_TIME):
+            self._handle.add_findings(
+                PhaseName.SYNC,
+                at_risk(names[start : start + _AT_A_TIME], databases, complete_until),
+            )
+        self._conclusion = Conclusion(
+            Verdict.INCONCLUSIVE,
+            f"{follower.link.source} was abandoned; {len(names):,} keys were not known to be carried over.",
+        )
+        return {
+            "ok": True,
+            "reason": "",
+            "keys": len(names),
+            "databases": list(databases),
+            "oldest_seconds": round(lag, 3),
+            "complete_until": complete_until.isoformat(),
+        }
+
+    def _stop(self, seconds: float) -> Mapping[str, object]:
+        try:
+            drained = self._follower.drain(min(seconds, self._settings.cutover.drain_seconds), self._keep)
+        except ServerError as error:
+            self._conclusion = Conclusion(Verdict.INCONCLUSIVE, f"It was stopped while {error.problem}")
+            return {"ok": True, "reason": error.problem}
+        self._end(drained)
+        return drained.to_dict() | {"ok": True}
+
+    def _end(self, drained: Drained) -> None:
+        """Conclude from the state in which following ends."""
+        follower = self._follower
+        if follower.dirty.stuck:
+            self._conclusion = Conclusion(Verdict.FAIL, f"{self._stuck_text()}; each is a finding.")
+        elif follower.clean_since is None or follower.gap is not None:
+            self._conclusion = Conclusion(
+                Verdict.INCONCLUSIVE,
+                f"Not everything was compared: {follower.gap or 'no comparison was clean'}.",
+            )
+        elif not drained.ok:
+            self._conclusion = Conclusion(
+                Verdict.INCONCLUSIVE, f"Not everything was carried over: {drained.reason}."
+            )
+        else:
+            counts = self._ledger.finding_counts(self._handle.id)
+            expected = sum(n for (_, state), n in counts.items() if state is FindingState.EXCEPTION)
+            compared = self._passes[-1].compared if self._passes else 0
+            text = (
+                f"{compared:,} keys were compared at {follower.clean_since:%H:%M:%S} UTC, and every key that changed "
+                f"since then until {datetime.now(UTC):%H:%M:%S} UTC was carried over and compared."
+            )
+            if not compared:
+                self._conclusion = Conclusion(Verdict.INCONCLUSIVE, "Nothing was compared.")
+            elif expected:
+                self._conclusion = Conclusion(
+                    Verdict.PASS_WITH_EXCEPTIONS, f"{text} {expected:,} differences are expected by a rule."
+                )
+            else:
+                self._conclusion = Conclusion(Verdict.PASS, text)
+
+    # -- lost servers -----------------------------------------------------------------------------------------------
+
+    def _recover(self, error: ServerError) -> None:
+        """Return when both servers answer again.
+
+        :raises ServerError: they do not within the budget, or *error* is nothing that waiting helps against.
+        """
+        backward = self._follower.link.direction is Direction.BACKWARD
+        renewed = backward and isinstance(error, AuthenticationFailed | PermissionRefused)
+        if not is_about_the_server(error) and not renewed:
+            raise error
+        began = self._trouble_since = self._trouble_since or monotonic()
+        budget = self._settings.sync.reconnect_seconds
+        self._progress.say(
+            f"{error.problem} Trying again for {max(0.0, budget - (monotonic() - began)):.0f} s."
+        )
+        self._handle.event("server.lost", {"problem": error.problem})
+        self._follower.close_connections()
+        pause = 0.1
+        while True:
+            if monotonic() - began > budget:
+                raise error
+            self._handle.wait(pause)
+            pause = min(2 * pause, 2.0)
+            self._publish(force=True)
+            question = self._board.question()
+            if question is not None and question.ask in {Ask.AT_RISK, Ask.STOP}:
+                self._answer_question()
+                return
+            if question is not None:
+                self._board.answer(question, {"ok": False, "reason": error.problem})
+            try:
+                self._identified_again(renewed=renewed)
+            except ServerError as again:
+                if not is_about_the_server(again):
+                    raise
+                error = again
+                continue
+            break
+        self._handle.event("server.back", {})
+        self._progress.say("Both servers answer again; going on.")
+
+    def _identified_again(self, *, renewed: bool) -> None:
+        follower = self._follower
+        before, link = follower.link, follower.link.identified_again()
+        if renewed:
+            # Behind the fence we write as a user that a restart forgets.
+            link = self._link(before.direction)
+        if link.source_identity.run_id != before.source_identity.run_id:
+            self._require_not_shrunk(before, link)
+            follower.found_gap(f"{link.source} restarted", None)
+        if link.target_identity.run_id != before.target_identity.run_id:
+            follower.found_gap(f"{link.target} restarted, and may have lost what it had taken", None)
+        follower.link = link
+        follower.forget_counts()
+
+    def _require_not_shrunk(self, before: Link, now: Link) -> None:
+        """A server that lost its data must not have the other side emptied.
+
+        :raises Refused: it came back with less than half of its keys.
+        """
+        had, has = before.source_identity.keys, now.source_identity.keys
+        had = max(had, now.target_identity.keys)
+        if had >= _SHRUNK_FROM and has < had / 2 and not self._settings.sync.accept_shrunk_source:
+            raise Refused(
+                f"{now.source} came back with {has:,} keys, and there were {had:,}; following it would delete the rest "
+                f"from {now.target}.",
+                "Restore its data; or, if that is what it should hold, set sync.accept_shrunk_source and go on with "
+                "--resume.",
+            )
+
+
+def at_risk(names: list[bytes], databases: tuple[int, ...], complete_until: datetime) -> list[NewFinding]:
+    """A finding for each name, in each database that it can be in."""
+    where = "" if len(databases) == 1 else "; which database is not known"
+    return [
+        NewFinding(
+            FindingClass.AT_RISK,
+            database,
+            name,
+            detail=f"changed, and not known to have been carried over; changes are known up to "
+            f"{complete_until.isoformat(timespec='milliseconds')}{where}",
+        )
+        for name in names
+        for database in databases
+    ]
+
+
+_FEEDS: Final = {
+    "tracking": "client tracking",
+    "monitor": "MONITOR",
+    "rounds": "comparing in rounds",
+}
+_DIRECTIONS: Final = {Direction.FORWARD: "following", Direction.BACKWARD: "fall-back"}

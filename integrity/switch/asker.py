@@ -1,0 +1,87 @@
+"""Asking the sync process to do something, and waiting for its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from time import monotonic, sleep
+from typing import Final, Protocol
+
+from integrity.errors import Refused
+from integrity.ledger.sync_board import SyncBoard, SyncStatus
+from integrity.ledger.vocabulary import Ask
+
+_LOOK_SECONDS: Final = 0.003
+"""Between two looks at the board; the write pause lasts as long as the answers take."""
+
+
+class NotDone(Refused):
+    """The sync process did not do what it was asked, or did not answer in time."""
+
+
+class Asker(Protocol):
+    """Whoever can ask the sync process: another process over the ledger, or the sync process itself."""
+
+    def ask(self, ask: Ask, seconds: float) -> Mapping[str, object]:
+        """The answer.
+
+        :raises NotDone: it says why not, or says nothing within *seconds*.
+        """
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def status(self) -> SyncStatus | None:
+        """How the sync process said it is, last."""
+
+
+class BoardAsker:
+    """Asks over the ledger."""
+
+    def __init__(self, board: SyncBoard) -> None:
+        self._board = board
+
+    def ask(self, ask: Ask, seconds: float) -> Mapping[str, object]:
+        """Put the question up and wait."""
+        until = monotonic() + seconds
+        number = self._board.ask(ask, datetime.now(UTC) + timedelta(seconds=seconds))
+        while monotonic() < until:
+            answer = self._board.answer_to(number)
+            if answer is not None:
+                return checked(ask, answer)
+            sleep(_LOOK_SECONDS)
+        raise NotDone(
+            f"The sync process of run {self._board.run_id} did not answer within {seconds:g} s (asked to {ask.value}).",
+            "Check that `greenfly sync` runs, and that it reaches both servers.",
+        )
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+        sleep(seconds)
+
+    def status(self) -> SyncStatus | None:
+        """From the board."""
+        return self._board.status()
+
+
+def checked(ask: Ask, answer: Mapping[str, object]) -> Mapping[str, object]:
+    """The answer, where it says that it was done.
+
+    :raises NotDone: it was not.
+    """
+    if answer.get("ok") is not True:
+        raise NotDone(
+            f"The sync process could not {_WORDS[ask]}: {answer.get('reason') or 'it does not say why'}.",
+            "Look at its log and its findings.",
+        )
+    return answer
+
+
+_WORDS: Final = {
+    Ask.DRAIN: "carry everything over",
+    Ask.PROVE: "prove that both sides are equal",
+    Ask.BACKWARD: "turn round to follow green",
+    Ask.FORWARD: "turn round to follow blue",
+    Ask.AT_RISK: "record what is at risk",
+    Ask.STOP: "stop",
+}

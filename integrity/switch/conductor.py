@@ -1,0 +1,227 @@
+"""What a cutover and a rollback have in common: the run, the sync run it rests on, the fences, the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import Refused, Undone
+from integrity.ledger import Ledger, models
+from integrity.ledger.models import RunKind
+from integrity.ledger.operations import operations
+from integrity.ledger.steps import StepRecord, read_steps
+from integrity.ledger.vocabulary import StepState
+from integrity.progress import Progress
+from integrity.settings import Settings
+from integrity.switch.asker import Asker
+from integrity.switch.confirm import Moved, close_applications, wait_until_moved
+from integrity.switch.environment import (
+    EnvironmentFailed,
+    EnvironmentSwitch,
+    environment_switch,
+    fingerprint,
+    holds,
+    masked,
+)
+from integrity.switch.fence import Fence
+from integrity.switch.fence_plan import FencePlan
+from integrity.switch.sides import Sides, green_url
+
+
+class NotConfirmed(Undone):
+    """The environment was switched, and no application came."""
+
+
+class Conductor:
+    """The means of both state machines.
+
+    :param sync_run: the sync run that the operation rests on.
+    """
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, sync_run: models.Run, asker: Asker, progress: Progress
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.sync_run = sync_run
+        self.asker = asker
+        self.progress = progress
+        self.sides = Sides.of(settings)
+        self.environment: EnvironmentSwitch = environment_switch(settings.switch)
+        self._identities: dict[str, Identity] = {}
+        require_same_servers(sync_run, self.sides)
+
+    # -- servers ----------------------------------------------------------------------------------------------------
+
+    def identity(self, side: str) -> Identity:
+        """Who blue or green is; asked once.
+
+        :raises ServerError: it cannot be reached.
+        """
+        if side not in self._identities:
+            self._identities[side] = self.endpoint(side).identify()
+        return self._identities[side]
+
+    def endpoint(self, side: str) -> Endpoint:
+        """Blue or green."""
+        return self.sides.blue if side == "blue" else self.sides.green
+
+    def fence(self, side: str) -> Fence:
+        """The fence of blue or green."""
+        return Fence(self.endpoint(side), self.identity(side), keep_users=self.settings.cutover.keep_users)
+
+    # -- fences of earlier operations -------------------------------------------------------------------------------
+
+    def standing_fence(self, side: str) -> FencePlan | None:
+        """The recorded plan of the fence that an earlier operation put up on this side and that was not undone.
+
+        A cutover fences blue, a rollback green, and each lifts what the other has put up.
+        """
+        kind = RunKind.CUTOVER if side == "blue" else RunKind.ROLLBACK
+        for run in reversed(operations(self.ledger, self.sync_run.id)):
+            if run.kind is not kind:
+                continue
+            steps = {step.name: step for step in read_steps(self.ledger.engine, run.id)}
+            plan = recorded_plan(steps)
+            if plan is not None:
+                return plan
+        return None
+
+    # -- environment ------------------------------------------------------------------------------------------------
+
+    def environment_says_green(self) -> bool:
+        """Whether the environment sends applications to green.
+
+        :raises EnvironmentFailed: it cannot be read.
+        """
+        return self.settings.switch.variable in self.environment.read().values
+
+    def switch_to(self, side: str) -> Mapping[str, object]:
+        """Write the environment; harmless where it says so already.
+
+        :raises EnvironmentFailed: it could not be written, or it is not known whether it was.
+        """
+        switch = self.settings.switch
+        value = green_url(self.settings) if side == "green" else None
+        changes = {switch.variable: value, switch.phase_variable: side}
+        before = self.environment.read()
+        try:
+            after = self.environment.write(before, changes)
+        except EnvironmentFailed:
+            # What counts is what applications read.
+            after = self.environment.read()
+            if not holds(after.values, changes):
+                raise
+        return {
+            "environment": self.environment.name,
+            "variable": switch.variable,
+            "before": masked(before.values.get(switch.variable)),
+            "after": masked(after.values.get(switch.variable)),
+            "after_fingerprint": fingerprint(after.values.get(switch.variable)),
+        }
+
+    def environment_now(self) -> Mapping[str, object]:
+        """What there is before the first change, without a secret.
+
+        :raises EnvironmentFailed: it cannot be read.
+        """
+        switch, state = self.settings.switch, self.environment.read()
+        return {
+            "environment": self.environment.name,
+            "version": state.version,
+            "values": {
+                name: {
+                    "value": masked(state.values.get(name)),
+                    "fingerprint": fingerprint(state.values.get(name)),
+                }
+                for name in (switch.variable, switch.fallback_variable, switch.phase_variable)
+            },
+        }
+
+    # -- applications -----------------------------------------------------------------------------------------------
+
+    def close_applications(self, side: str) -> Mapping[str, object]:
+        """Close the applications' connections to the side that they are to leave."""
+        if not self.settings.cutover.close_connections:
+            return {"closed": None}
+        return {"closed": close_applications(self.endpoint(side), self.identity(side))}
+
+    def confirm(self, left: str, arrived: str, until: float, *, dead: bool = False) -> Mapping[str, object]:
+        """Wait for the rollout, then for the applications.
+
+        :param dead: the side they leave is dead and is not asked.
+        :raises NotConfirmed: nobody came.
+        """
+        problem = self.environment.confirm(max(0.1, until - monotonic()))
+        if self.settings.cutover.confirm == "environment":
+            return {"confirmed_by": "environment", "problem": problem}
+        moved = wait_until_moved(
+            (self.endpoint(left), None if dead else self.identity(left)),
+            (self.endpoint(arrived), self.identity(arrived)),
+            until,
+            self.asker.wait,
+        )
+        detail: dict[str, object] = {"confirmed_by": "clients", "problem": problem} | moved.to_dict()
+        if not moved.arrived:
+            raise NotConfirmed(
+                f"No application is connected to {arrived} ({self.endpoint(arrived)})"
+                f"{f'; {problem}' if problem else ''}.",
+                "Check that applications read the environment that is switched, and cutover.confirm_seconds.",
+            )
+        if not moved.complete:
+            self.progress.say(stragglers_text(moved, left))
+        return detail
+
+
+def stragglers_text(moved: Moved, left: str) -> str:
+    """Who stayed, for people."""
+    hosts = ", ".join(moved.stragglers)
+    return f"{moved.left} connections still come to {left}, from {hosts}; their writes are refused."
+
+
+def recorded_plan(steps: Mapping[str, StepRecord]) -> FencePlan | None:
+    """The plan of a fence that may stand, from the steps of the operation that put it up; None where it was undone."""
+    pause = steps.get("pause")
+    if pause is None or not pause.attempts or pause.state is StepState.UNDONE:
+        return None
+    plan = pause.detail.get("plan")
+    return FencePlan.from_dict(plan) if isinstance(plan, Mapping) else None
+
+
+def find_sync_run(ledger: Ledger, wanted: str) -> models.Run:
+    """The sync run that is meant: itself, or the one that an operation rests on; ``latest`` is the newest one.
+
+    :raises ConfigurationError: no such run.
+    :raises Refused: it is no sync run, and none stands behind it.
+    """
+    if wanted == "latest":
+        for run in ledger.runs(1000):
+            if run.kind is RunKind.SYNC:
+                return run
+    run = ledger.find_run(wanted)
+    if run.kind is RunKind.SYNC:
+        return run
+    if run.parent_id is not None:
+        parent = ledger.find_run(run.parent_id)
+        if parent.kind is RunKind.SYNC:
+            return parent
+    raise Refused(
+        f"Run {run.id} is a {run.kind.value}, which nothing can be cut over from.", "Give a sync run."
+    )
+
+
+def require_same_servers(sync_run: models.Run, sides: Sides) -> None:
+    """Refuse to cut over between other servers than those that are followed.
+
+    :raises Refused: they are others.
+    """
+    for name, address, endpoint in (
+        ("source", sync_run.source_address, sides.blue),
+        ("target", sync_run.target_address, sides.green),
+    ):
+        if address != str(endpoint):
+            raise Refused(
+                f"The {name} is {endpoint}, and run {sync_run.id} is about {address}.",
+                "Give the servers of that run.",
+            )

@@ -1,0 +1,310 @@
+"""The gates of a cutover: what must hold before blue is fenced.  Each tells its present value, passed or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import time
+from typing import Final
+
+from integrity.assess.commands import CommandUse, unknown_commands
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import GreenflyError
+from integrity.expiry import clock_ms
+from integrity.ledger import Ledger, models
+from integrity.ledger.approvals import read_decisions, standing
+from integrity.ledger.models import RunKind, RunState
+from integrity.ledger.sync_board import SyncStatus
+from integrity.ledger.vocabulary import Direction, SyncState
+from integrity.phases.sync import fits_both_ways
+from integrity.settings import Settings
+from integrity.switch.environment import EnvironmentSwitch
+from integrity.switch.fence import Fence
+from integrity.switch.sides import Sides, green_url
+
+_ALIVE_SECONDS: Final = 5.0
+"""How old the sync process's newest sign of life may be."""
+CUTOVER_GATE: Final = "cutover"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One gate and what it says now."""
+
+    name: str
+    passed: bool
+    value: str
+    limit: str
+    text: str
+    """What it is about; with what to do where it did not pass."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "passed": self.passed,
+            "value": self.value,
+            "limit": self.limit,
+            "text": self.text,
+        }
+
+
+class Gates:
+    """Evaluates the gates of one cutover."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        sync_run: models.Run,
+        sides: Sides,
+        environment: EnvironmentSwitch,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._run = sync_run
+        self._sides = sides
+        self._environment = environment
+
+    def evaluate(self, status: SyncStatus | None, blue: Identity, green: Identity) -> list[Gate]:
+        """Every gate, in a fixed order; a gate that cannot be evaluated has not passed.
+
+        :param status: of the sync process.
+        """
+        checks: tuple[tuple[str, Callable[[], Gate]], ...] = (
+            ("sync", lambda: self._sync(status)),
+            ("assessment", self._assessment),
+            ("verdict", lambda: self._verdict(status)),
+            ("lag", lambda: self._lag(status)),
+            ("clock", self._clock),
+            ("headroom", lambda: self._headroom(blue, green)),
+            ("fence", lambda: self._fence(blue)),
+            ("rollback", lambda: self._rollback_readiness(blue, green)),
+            ("environment", self._switch),
+            ("approvals", self._approvals),
+        )
+        gates = []
+        for name, check in checks:
+            try:
+                gates.append(check())
+            except GreenflyError as error:
+                gates.append(Gate(name, False, "unknown", "", f"It cannot be evaluated: {error}"))
+        return gates
+
+    # -- one each ---------------------------------------------------------------------------------------------------
+
+    def _sync(self, status: SyncStatus | None) -> Gate:
+        def gate(passed: bool, value: str, text: str) -> Gate:
+            return Gate("sync", passed, value, f"alive within {_ALIVE_SECONDS:g} s", text)
+
+        if status is None or status.updated_at is None:
+            return gate(False, "none", "Nothing follows blue. Start `greenfly sync`.")
+        age = (datetime.now(UTC) - status.updated_at).total_seconds()
+        value = f"{status.state.value} {status.direction.value} by {status.feed}, {age:.1f} s ago"
+        if age > _ALIVE_SECONDS or status.state is SyncState.STOPPED:
+            return gate(
+                False, value, "The sync process gives no sign of life. Start `greenfly sync --resume`."
+            )
+        if status.direction is not Direction.FORWARD:
+            return gate(False, value, "Green is followed already: the applications were moved.")
+        recorded = self._run.settings.get("switch")
+        kind = recorded.get("kind") if isinstance(recorded, Mapping) else None
+        if kind != self._settings.switch.kind:
+            return gate(
+                False,
+                f"{value}; switch.kind is {kind} there",
+                "The sync process could not stand in if this one were killed: start it with the same switch settings.",
+            )
+        return gate(True, value, "A process follows blue, and would stand in if this one were killed.")
+
+    def _assessment(self) -> Gate:
+        accepted = {name.lower() for name in self._settings.cutover.accept_unknown_commands}
+        unknown = unknown_commands(self._sides.blue, self._sides.green)
+        open_ = [use for use in unknown if use.name not in accepted]
+        limit = "none" if not accepted else f"only {', '.join(sorted(accepted))}"
+        if open_:
+            return Gate(
+                "assessment",
+                False,
+                _uses(open_),
+                limit,
+                "Applications have used commands on blue that green does not know. Change them, or list them in "
+                "cutover.accept_unknown_commands.",
+            )
+        return Gate("assessment", True, _uses(unknown) or "none", limit, "Commands that green does not know.")
+
+    def _verdict(self, status: SyncStatus | None) -> Gate:
+        most = self._settings.cutover.max_verdict_age_seconds
+        limit = f"clean, at most {most:,.0f} s old"
+        if status is None or status.clean_since is None:
+            reason = status.gap if status is not None else None
+            return Gate(
+                "verdict", False, f"none ({reason})" if reason else "none", limit, "Wait for a comparison."
+            )
+        age = (datetime.now(UTC) - status.clean_since).total_seconds()
+        if status.stuck and not self._settings.cutover.accept_stuck_keys:
+            return Gate(
+                "verdict",
+                False,
+                f"{status.stuck:,} keys differ",
+                limit,
+                "They cannot be made equal and are findings of the sync run. Mend them, or set "
+                "cutover.accept_stuck_keys.",
+            )
+        value = f"clean {age:,.0f} s ago"
+        if age > most or status.gap is not None:
+            return Gate(
+                "verdict", False, value + (f"; {status.gap}" if status.gap else ""), limit, "Compare again."
+            )
+        return Gate(
+            "verdict", True, value, limit, "Every key was compared, and what changed since is followed."
+        )
+
+    def _lag(self, status: SyncStatus | None) -> Gate:
+        keys, seconds = self._settings.cutover.max_lag_keys, self._settings.cutover.max_lag_seconds
+        limit = f"{keys:,} keys, {seconds:g} s"
+        if status is None:
+            return Gate("lag", False, "unknown", limit, "Nothing follows blue.")
+        value = f"{status.dirty:,} keys, {status.lag_ms / 1000:.1f} s"
+        passed = status.dirty <= keys and status.lag_ms <= seconds * 1000
+        return Gate("lag", passed, value, limit, "Changes that are not carried over yet.")
+
+    def _clock(self) -> Gate:
+        most = self._settings.cutover.max_clock_skew_ms
+        offsets = [_offset_ms(self._sides.blue), _offset_ms(self._sides.green)]
+        apart = max(*offsets, 0.0) - min(*offsets, 0.0)
+        return Gate(
+            "clock",
+            apart <= most,
+            f"{apart:,.0f} ms",
+            f"{most:g} ms",
+            "How far the clocks of blue, green and this machine are apart; keys expire by them.",
+        )
+
+    def _headroom(self, blue: Identity, green: Identity) -> Gate:
+        least = self._settings.cutover.min_headroom
+        limit = f"{least:.0%} free"
+        if not green.max_memory:
+            return Gate("headroom", True, "green has no memory limit", limit, "Free memory on green.")
+        free = 1 - green.used_memory / green.max_memory
+        return Gate("headroom", free >= least, f"{free:.0%} free", limit, "Free memory on green.")
+
+    def _fence(self, blue: Identity) -> Gate:
+        fence = Fence(self._sides.blue, blue, keep_users=self._settings.cutover.keep_users)
+        probe = fence.probe()
+        if probe.already_fenced:
+            return Gate(
+                "fence", False, "blue is fenced", "possible", "Lift the fence that stands there first."
+            )
+        if probe.method is None or not probe.pause.possible:
+            problem = probe.acl if probe.method is None else probe.pause
+            return Gate(
+                "fence", False, "not possible", "possible", f"{problem.reason} {problem.remedy}".strip()
+            )
+        if self._settings.cutover.fallback and not probe.greenfly_can_write:
+            return Gate(
+                "fence",
+                False,
+                probe.method,
+                "acl",
+                f"Behind this fence Greenfly cannot carry green's changes back: {probe.acl.reason} Allow ACL, or set "
+                "cutover.fallback to false.",
+            )
+        users = ", ".join(probe.users) or "nobody"
+        return Gate(
+            "fence", True, f"{probe.method}: {users}", "possible", "Who will be refused to write to blue."
+        )
+
+    def _rollback_readiness(self, blue: Identity, green: Identity) -> Gate:
+        if not self._settings.cutover.fallback:
+            return Gate(
+                "rollback",
+                True,
+                "no fall-back",
+                "",
+                "cutover.fallback is false: a rollback loses later writes.",
+            )
+        problems = []
+        if not fits_both_ways(self._settings):
+            problems.append("rules leave keys out or rename them, which has no way back")
+        probe = Fence(self._sides.green, green, keep_users=self._settings.cutover.keep_users).probe()
+        if probe.method is None:
+            problems.append(f"green could not be fenced: {probe.acl.reason}")
+        if blue.max_memory and blue.used_memory > 0.95 * blue.max_memory:
+            problems.append("blue has less than 5 % of its memory left")
+        if problems:
+            text = f"A rollback would not work: {'; '.join(problems)}."
+            return Gate("rollback", False, f"{len(problems)} problems", "ready", text)
+        return Gate(
+            "rollback", True, "ready", "ready", "Green can be fenced, and its changes carried back to blue."
+        )
+
+    def _switch(self) -> Gate:
+        switch, wanted = self._settings.switch, green_url(self._settings)
+        value = self._environment.read().values.get(switch.variable)
+        name = self._environment.name
+        if value is None:
+            self._environment.check({switch.variable: wanted, switch.phase_variable: "green"})
+            return Gate("environment", True, f"{name}: not set", "not set", f"{switch.variable} says blue.")
+        same = "green already" if value == wanted else "something else"
+        return Gate(
+            "environment",
+            False,
+            f"{name}: {same}",
+            "not set",
+            f"{switch.variable} is set, so applications do not follow {switch.fallback_variable}. Remove it, or roll "
+            "back first.",
+        )
+
+    def _approvals(self) -> Gate:
+        cutover = self._settings.cutover
+        needed = cutover.approvals
+        since = _last_cutover(self._ledger, self._run.id)
+        decisions = [
+            d
+            for d in read_decisions(self._ledger.engine, self._run.id, CUTOVER_GATE)
+            if since is None or d.at > since
+        ]
+        at = standing(decisions, separate=cutover.separate_approver)
+        limit = f"{needed} needed"
+        if at.rejected_by is not None:
+            return Gate("approvals", False, f"rejected by {at.rejected_by}", limit, "Ask again.")
+        if at.broken_by is not None:
+            return Gate("approvals", True, f"break-glass by {at.broken_by}", limit, "Passed in an emergency.")
+        value = ", ".join(at.approvers) or "none"
+        return Gate(
+            "approvals",
+            len(at.approvers) >= needed,
+            value,
+            limit,
+            f"Who agreed (`greenfly approve {self._run.id} --gate {CUTOVER_GATE}`).",
+        )
+
+
+def _last_cutover(ledger: Ledger, sync_run_id: str) -> datetime | None:
+    """When the newest cutover of this sync run ended well; approvals before it are used up."""
+    ended = [
+        run.ended_at
+        for run in ledger.repair_runs(sync_run_id)
+        if run.kind is RunKind.CUTOVER and run.state is RunState.FINISHED and run.ended_at is not None
+    ]
+    return max(ended, default=None)
+
+
+def _offset_ms(endpoint: Endpoint) -> float:
+    """How far the server's clock is ahead of this machine's, half a round trip taken off."""
+    with endpoint.connect("gate") as connection:
+        before = time()
+        reply = connection.command(b"TIME")
+        after = time()
+    return clock_ms(reply) - (before + after) / 2 * 1000
+
+
+def _uses(uses: Sequence[CommandUse]) -> str:
+    return ", ".join(f"{use.name} ({use.calls:,} calls)" for use in uses[:10])
+
+
+def refused(gates: Sequence[Gate]) -> list[Gate]:
+    """Those that did not pass."""
+    return [gate for gate in gates if not gate.passed]
