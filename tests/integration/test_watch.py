@@ -30,6 +30,7 @@ from integrity.ledger.sync_board import SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Direction, StepState, SyncState
 from integrity.settings import EndpointSettings, Settings, load_settings
 from integrity.switch.fence import Fence
+from integrity.switch.fence_plan import FencePlan
 from integrity.switch.guard import GuardOutcome
 from integrity.switch.health import Health, record_baseline
 from integrity.switch.lookout import Look
@@ -477,10 +478,14 @@ def fenced(stage: Scene) -> Fence:
     plan = fence.plan()
     cutover = stage.ledger.start_run(RunKind.CUTOVER, stage.settings, parent_id=stage.sync.id)
     book = StepBook(stage.ledger.engine, cutover.id, cutover.owner)
-    book.plan([("gates", 5.0), ("fence", 5.0)])
-    book.begin("fence", {"plan": plan.to_dict()})
+    book.plan([("gates", 5.0), ("pause", 5.0), ("open", 5.0), ("switch", 5.0)])
+    book.begin("pause", {"plan": plan.to_dict()})
     fence.refuse(plan)
-    book.end("fence", StepState.DONE, {"refused": True})
+    book.end("pause", StepState.DONE, {})
+    # What an earlier rollback had put up on green.
+    book.begin("open", {"plan": FencePlan("min-replicas").to_dict()})
+    for name in ("open", "switch"):
+        book.end(name, StepState.DONE, {})
     cutover.finish(RunState.FINISHED, verdict=None, reason=None)
     assert recorded_fence(stage.ledger, cutover.id) == plan
     return fence
@@ -533,15 +538,50 @@ def test_without_a_cutover_that_holds_there_is_nothing_to_watch(
         find_subject(stage.ledger, stage.sync.id)
 
 
+def operation(stage: Scene, kind: RunKind, switch: StepState, state: RunState) -> RunHandle:
+    """A cutover or rollback that ended like this."""
+    run = stage.ledger.start_run(kind, stage.settings, parent_id=stage.sync.id)
+    book = StepBook(stage.ledger.engine, run.id, run.owner)
+    book.plan([("switch", 5.0), ("confirm", 5.0)])
+    book.begin("switch", {})
+    book.end("switch", switch, {})
+    run.finish(state, verdict=None, reason=None)
+    return run
+
+
+def test_a_cutover_that_failed_after_the_switch_has_applications_on_green_all_the_same(
+    blue: Store, green_redis: Store, scene: SetScene
+) -> None:
+    stage = scene(blue, green_redis)
+    unconfirmed = operation(stage, RunKind.CUTOVER, StepState.DONE, RunState.FAILED)
+    assert stage.subject.cutover.id == unconfirmed.id
+
+
 def test_after_a_rollback_there_is_nothing_to_watch(blue: Store, green_redis: Store, scene: SetScene) -> None:
     stage = scene(blue, green_redis)
-    back = stage.ledger.start_run(RunKind.ROLLBACK, stage.settings, parent_id=stage.sync.id)
-    back.finish(RunState.FAILED, verdict=None, reason=None)
+    operation(stage, RunKind.ROLLBACK, StepState.UNDONE, RunState.FAILED)
     assert stage.subject.cutover.id == stage.cutover.id
-    back = stage.ledger.start_run(RunKind.ROLLBACK, stage.settings, parent_id=stage.sync.id)
-    back.finish(RunState.FINISHED, verdict=None, reason=None)
+    operation(stage, RunKind.ROLLBACK, StepState.DONE, RunState.FAILED)
     with pytest.raises(Refused):
         find_subject(stage.ledger, stage.sync.id)
+    again = operation(stage, RunKind.CUTOVER, StepState.DONE, RunState.FINISHED)
+    assert stage.subject.cutover.id == again.id
+
+
+def test_a_watch_ends_when_somebody_else_rolls_back(blue: Store, green_redis: Store, scene: SetScene) -> None:
+    stage = scene(blue, green_redis)
+    backs: list[str] = []
+
+    def roll_back(look: int) -> None:
+        if look == 3:
+            backs.append(operation(stage, RunKind.ROLLBACK, StepState.DONE, RunState.FINISHED).id)
+
+    begun = monotonic()
+    run_id, outcome = stage.watch(seconds=30.0, at_look=roll_back)
+    assert monotonic() - begun < 10
+    assert outcome.clean
+    assert outcome.rollback == "none"
+    assert stage.events(run_id, "guard.ended") == [{"rolled_back_by": backs[0]}]
 
 
 def test_two_do_not_watch_at_once(blue: Store, green_redis: Store, scene: SetScene) -> None:
