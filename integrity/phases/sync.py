@@ -44,6 +44,7 @@ _PUBLISH_SECONDS: Final = 0.1
 _SAMPLE_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 0.02
 _STAND_BY_SECONDS: Final = 0.5
+_JUST_NOW_SECONDS: Final = 5.0
 _SHRUNK_FROM: Final = 1000
 _AT_A_TIME: Final = 1000
 
@@ -86,6 +87,7 @@ class SyncPhase:
     ) -> None:
         self._stand_by = stand_by
         self._stood_by = 0.0
+        self._drained_at = -_JUST_NOW_SECONDS
         self._settings = settings
         self._ledger = ledger
         self._handle = handle
@@ -354,7 +356,10 @@ class SyncPhase:
             case Ask.DRAIN:
                 if not follower.has_feed:
                     return self._prove(seconds)
-                return follower.drain(seconds, self._keep).to_dict()
+                drained = follower.drain(seconds, self._keep)
+                if drained.ok:
+                    self._drained_at = monotonic()
+                return drained.to_dict()
             case Ask.PROVE:
                 return self._prove(seconds)
             case Ask.BACKWARD:
@@ -396,7 +401,8 @@ class SyncPhase:
             raise Refused(
                 "Rules that leave keys out or rename them have no way back.", "Set cutover.fallback to false."
             )
-        drained = old.drain(seconds, self._keep)
+        # Whoever turns round has drained right before, behind the fence; then the groups were compared as well.
+        drained = old.drain(seconds, self._keep, groups=monotonic() - self._drained_at > _JUST_NOW_SECONDS)
         if not drained.ok:
             return drained.to_dict()
         spool = Spool(spool_path(self._settings.state_dir, self._handle.id, direction))

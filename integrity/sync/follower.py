@@ -371,10 +371,13 @@ class Follower:
 
     # -- draining ---------------------------------------------------------------------------------------------------
 
-    def drain(self, seconds: float, keep: Callable[[], None] = lambda: None) -> Drained:
+    def drain(
+        self, seconds: float, keep: Callable[[], None] = lambda: None, *, groups: bool = True
+    ) -> Drained:
         """Carry over and compare everything that had changed before this call; nobody should be writing meanwhile.
 
         :param keep: called now and then, to keep what must not lapse.
+        :param groups: also compare the groups of every stream.
         :raises ServerError: a server is lost or refuses.
         """
         began = monotonic()
@@ -392,7 +395,9 @@ class Follower:
                 reason = "the feed did not catch up"
                 break
             self.listen()
-            self._compare_groups()
+            if groups:
+                groups = False
+                self._compare_groups()
             while not self.dirty.is_settled() and monotonic() < until:
                 keep()
                 self.listen()
@@ -400,12 +405,12 @@ class Follower:
                     self.wait(0.05)
             if not self.dirty.is_settled():
                 continue
-            # Once more: what the last look at the groups, or a late announcement, brought.
+            # Once more: what a late announcement brought.
             if self._feed is not None and not self._feed.catch_up(max(0.0, until - monotonic())):
                 reason = "the feed did not catch up"
                 break
             self.listen()
-            if self.dirty.is_settled() and not self._compare_groups():
+            if self.dirty.is_settled():
                 break
         self._watch_swaps()
         if not reason and self.gaps != gaps:
@@ -424,12 +429,11 @@ class Follower:
             monotonic() - began,
         )
 
-    def _compare_groups(self) -> bool:
-        """Whether some stream's groups differ; those are dirty now."""
+    def _compare_groups(self) -> None:
+        """Streams whose groups differ are dirty now."""
         self._grouped = monotonic()
         if self.feed_name == "monitor":
-            return False  # It shows every command about groups.
-        found = False
+            return  # It shows every command about groups.
         for database in self.databases():
             names = self.streams.differing(
                 database,
@@ -438,8 +442,6 @@ class Follower:
                 self.rules,
             )
             self.dirty.suspected(names)
-            found = found or bool(names)
-        return found
 
     # -- what has to be watched -------------------------------------------------------------------------------------
 

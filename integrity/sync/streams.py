@@ -124,27 +124,42 @@ class KnownStreams:
 def stream_states(connection: Connection, keys: Sequence[bytes]) -> list[StreamState | None]:
     """The state of each stream; None where there is none.
 
+    Two round trips for all of them, and one more for every further thousand pending entries of a group.
+
     :raises ServerError: the server refuses, or answers in an unknown shape.
     """
     commands = [pack(b"XINFO", b"STREAM", key) for key in keys]
     commands += [pack(b"XINFO", b"GROUPS", key) for key in keys]
     replies = connection.exchange(commands)
     infos, groups = replies[: len(keys)], replies[len(keys) :]
-    states: list[StreamState | None] = []
-    for key, info, found in zip(keys, infos, groups, strict=True):
-        if isinstance(info, ErrorReply) or isinstance(found, ErrorReply):
-            error = info if isinstance(info, ErrorReply) else found
-            if isinstance(error, ErrorReply) and not _means_gone(error):
+    try:
+        asked = [
+            _Asked(key, _bytes(facts[b"name"]), _bytes(facts[b"last-delivered-id"]))
+            for key, found in zip(keys, groups, strict=True)
+            if not isinstance(found, ErrorReply)
+            for facts in map(reply_table, reply_list(found, "groups"))
+        ]
+        by_key: dict[bytes, list[GroupState]] = {}
+        for group, state in zip(asked, _group_states(connection, asked), strict=True):
+            by_key.setdefault(group.key, []).append(state)
+        states: list[StreamState | None] = []
+        for key, info, found in zip(keys, infos, groups, strict=True):
+            error = next((reply for reply in (info, found) if isinstance(reply, ErrorReply)), None)
+            if error is not None and not _means_gone(error):
                 raise connection.error_for(error, "XINFO")
-            states.append(None)
-            continue
-        try:
-            states.append(_state(connection, key, info, found))
-        except (KeyError, ValueError, MalformedReply) as error:
-            raise ProtocolError(
-                connection.role, connection.where, f"XINFO lacks a part ({error})."
-            ) from error
+            states.append(_state(info, by_key.get(key, [])) if error is None else None)
+    except (KeyError, ValueError, MalformedReply) as error:
+        raise ProtocolError(connection.role, connection.where, f"XINFO lacks a part ({error}).") from error
     return states
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A group whose consumers and pending entries are asked for."""
+
+    key: bytes
+    name: bytes
+    last_delivered: bytes
 
 
 def _means_gone(error: ErrorReply) -> bool:
@@ -152,49 +167,54 @@ def _means_gone(error: ErrorReply) -> bool:
     return "no such key" in text or text.startswith("wrongtype")
 
 
-def _state(connection: Connection, key: bytes, info: Reply, groups: Reply) -> StreamState:
+def _bytes(value: Reply) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("a name or id")
+    return value
+
+
+def _state(info: Reply, groups: Sequence[GroupState]) -> StreamState:
     table = reply_table(info)
-    last, length = table[b"last-generated-id"], table[b"length"]
-    if not isinstance(last, bytes) or not isinstance(length, int):
-        raise ValueError("last-generated-id or length")
+    length = table[b"length"]
+    if not isinstance(length, int):
+        raise ValueError("length")
     added, deleted = table.get(b"entries-added"), table.get(b"max-deleted-entry-id")
     counters = (added, deleted) if isinstance(added, int) and isinstance(deleted, bytes) else None
-    found = []
-    for group in reply_list(groups, "groups"):
-        facts = reply_table(group)
-        name, delivered, pending = facts[b"name"], facts[b"last-delivered-id"], facts[b"pending"]
-        if not (isinstance(name, bytes) and isinstance(delivered, bytes)):
-            raise ValueError("group name")
-        consumers: frozenset[bytes] = frozenset()
-        if facts[b"consumers"]:
-            consumers = _consumers(connection, key, name)
-        waiting = _pending(connection, key, name) if pending else ()
-        found.append(GroupState(name, delivered, consumers, waiting))
-    return StreamState(last, length, counters, tuple(sorted(found, key=lambda group: group.name)))
+    ordered = tuple(sorted(groups, key=lambda group: group.name))
+    return StreamState(_bytes(table[b"last-generated-id"]), length, counters, ordered)
 
 
-def _consumers(connection: Connection, key: bytes, group: bytes) -> frozenset[bytes]:
-    reply = connection.exchange([pack(b"XINFO", b"CONSUMERS", key, group)])[0]
-    if isinstance(reply, ErrorReply):
-        return frozenset()  # The group went away since; the next round sees that.
-    names = (reply_table(consumer)[b"name"] for consumer in reply_list(reply, "consumers"))
-    return frozenset(name for name in names if isinstance(name, bytes))
+def _group_states(connection: Connection, asked: Sequence[_Asked]) -> list[GroupState]:
+    if not asked:
+        return []
+    commands = [pack(b"XINFO", b"CONSUMERS", group.key, group.name) for group in asked]
+    commands += [_pending_command(group, b"-") for group in asked]
+    replies = connection.exchange(commands)
+    states = []
+    for group, consumers, first in zip(asked, replies[: len(asked)], replies[len(asked) :], strict=True):
+        names: frozenset[bytes] = frozenset()
+        if not isinstance(consumers, ErrorReply):  # Else the group went away since; the next round sees that.
+            tables = map(reply_table, reply_list(consumers, "consumers"))
+            names = frozenset(_bytes(table[b"name"]) for table in tables)
+        states.append(GroupState(group.name, group.last_delivered, names, _pending(connection, group, first)))
+    return states
 
 
-def _pending(connection: Connection, key: bytes, group: bytes) -> tuple[Pending, ...]:
-    """All pending entries, a page at a time."""
+def _pending_command(group: _Asked, start: bytes) -> bytes:
+    return pack(b"XPENDING", group.key, group.name, start, b"+", b"%d" % _PENDING_PAGE)
+
+
+def _pending(connection: Connection, group: _Asked, reply: Reply) -> tuple[Pending, ...]:
+    """All pending entries; *reply* holds the first page of them."""
     found: list[Pending] = []
-    start = b"-"
-    while True:
-        reply = connection.exchange([pack(b"XPENDING", key, group, start, b"+", b"%d" % _PENDING_PAGE)])[0]
-        if isinstance(reply, ErrorReply):
-            return tuple(found)  # The group went away since; the next round sees that.
+    while not isinstance(reply, ErrorReply):
         page = reply_list(reply, "pending entries")
         for entry in page:
             identifier, consumer, _idle, count = reply_list(entry, "pending entry")
-            if not (isinstance(identifier, bytes) and isinstance(consumer, bytes) and isinstance(count, int)):
+            if not isinstance(count, int):
                 raise ValueError("pending entry")
-            found.append((identifier, consumer, count))
+            found.append((_bytes(identifier), _bytes(consumer), count))
         if len(page) < _PENDING_PAGE:
-            return tuple(found)
-        start = b"(" + found[-1][0]
+            break
+        reply = connection.exchange([_pending_command(group, b"(" + found[-1][0])])[0]
+    return tuple(found)
