@@ -28,7 +28,7 @@ from integrity.switch.access import WriteCommands, raw, read_users
 from integrity.switch.fence import Fence
 from integrity.switch.fence_plan import FencePlan
 from tests.matrix.servers import Program, programs_on_path, read_programs
-from tests.raw import Raw, Reply, as_strings
+from tests.raw import Argument, Raw, Reply, as_bytes, as_strings
 from tests.servers import connect
 
 MORE_VARIABLE: Final = "GREENFLY_TEST_MORE_SERVERS"
@@ -162,32 +162,27 @@ def recorded(plan: FencePlan) -> FencePlan:
     return FencePlan.from_dict(facts)
 
 
-def fingerprint(client: Redis) -> dict[bytes, tuple[str, bytes]]:
-    """Every key with its type and content."""
-    found = {}
-    for key in client.scan_iter(count=1000):
-        name = client.type(key)
-        kind = name.decode() if isinstance(name, bytes) else name
-        found[key] = (kind, repr(_read(client, kind, key)).encode())
-    return found
+_READ: Final[dict[bytes, tuple[str, ...]]] = {
+    b"string": ("GET",),
+    b"list": ("LRANGE", "0", "-1"),
+    b"hash": ("HGETALL",),
+    b"set": ("SMEMBERS",),
+    b"zset": ("ZRANGE", "0", "-1", "WITHSCORES"),
+    b"stream": ("XRANGE", "-", "+"),
+}
 
 
-def _read(client: Redis, kind: str, key: bytes) -> object:
-    match kind:
-        case "string":
-            return client.get(key)
-        case "list":
-            return client.lrange(key, 0, -1)
-        case "hash":
-            return sorted(client.hgetall(key).items())
-        case "set":
-            return sorted(client.smembers(key))
-        case "zset":
-            return client.zrange(key, 0, -1, withscores=True)
-        case "stream":
-            return client.xrange(key)
-        case _:
-            return kind
+def fingerprint(url: str) -> dict[bytes, str]:
+    """Every key with its type and content, read in a few round trips."""
+    with Raw(url) as connection:
+        keys = sorted(connection.keys())
+        kinds = [as_bytes(kind) for kind in connection.many([("TYPE", key) for key in keys])]
+        reads: list[tuple[Argument, ...]] = []
+        for key, kind in zip(keys, kinds, strict=True):
+            command, *rest = _READ.get(kind, ("EXISTS",))
+            reads.append((command, key, *rest))
+        values = connection.many(reads)
+    return {key: f"{kind!r} {value!r}" for key, kind, value in zip(keys, kinds, values, strict=True)}
 
 
 Write = Callable[[Redis, str], object]

@@ -27,13 +27,13 @@ def test_no_write_is_acknowledged_or_takes_effect_behind_the_fence(server: Fence
             sleep(0.1)
         fence.refuse(plan)
         refused_at = monotonic()
-        at_once = fingerprint(server.client)
+        at_once = fingerprint(server.url)
         if paused:
             fence.unpause()
         until(writers.all_refused)
-        assert fingerprint(server.client) == at_once
+        assert fingerprint(server.url) == at_once
         sleep(0.5)
-        assert fingerprint(server.client) == at_once
+        assert fingerprint(server.url) == at_once
         # A reply may have been on its way when the server refused; it needs no longer than this.
         assert writers.since(refused_at + 0.2) == {}
         assert fence.holds(plan)

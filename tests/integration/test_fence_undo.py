@@ -88,10 +88,10 @@ def test_without_acl_everybody_is_refused_through_min_replicas(server: Fenced) -
         refused_at = monotonic()
         fence.unpause()
         until(writers.all_refused)
-        at_once = fingerprint(server.client)
+        at_once = fingerprint(server.url)
         sleep(0.3)
         assert writers.since(refused_at) == {}
-        assert fingerprint(server.client) == at_once
+        assert fingerprint(server.url) == at_once
         assert fence.holds(plan)
         with pytest.raises(Refused):
             fence.plan()
