@@ -71,12 +71,10 @@ class Rollback:
     """What the guard starts."""
 
     fails: bool = False
-    takes: float = 0.0
     calls: list[tuple[str, bool]] = field(default_factory=list)
 
     def __call__(self, reason: str, *, abandon: bool) -> None:
         self.calls.append((reason, abandon))
-        sleep(self.takes)
         if self.fails:
             raise Refused("It cannot be.", "Try again.")
 
@@ -386,6 +384,26 @@ def test_a_stopped_green_is_only_told_of_by_default(
         os.kill(process(green), signal.SIGCONT)
 
 
+def test_a_green_that_does_not_answer_is_not_asked_to_be_drained(
+    blue: Store, start_redis: StartServer, scene: SetScene
+) -> None:
+    green, rollback = start_redis(), Rollback()
+    stage = scene(blue, green)
+    try:
+        _, outcome = stage.watch(
+            {"unreachable": {"limit": 60}},
+            seconds=8.0,
+            rollback=rollback,
+            on_breach="rollback",
+            on_dead="abandon",
+            at_look=lambda look: os.kill(process(green), signal.SIGSTOP) if look == 3 else None,
+        )
+    finally:
+        os.kill(process(green), signal.SIGCONT)
+    assert [breach.rule for breach in outcome.breaches] == ["latency_p99"]
+    assert rollback.calls == []
+
+
 def test_a_watch_that_begins_after_green_died_still_judges_it(
     blue: Store, start_redis: StartServer, scene: SetScene
 ) -> None:
@@ -463,7 +481,17 @@ def test_the_run_is_kept_while_a_rollback_takes_longer_than_its_lease(
     green = start_redis()
     stage = scene(blue, green, lease=1.0)
     os.kill(process(green), signal.SIGKILL)
-    run_id, outcome = stage.watch(rollback=Rollback(takes=4.0), on_dead="abandon")
+    refused: list[Refused] = []
+
+    class Slow(Rollback):
+        def __call__(self, reason: str, *, abandon: bool) -> None:
+            sleep(3.0)
+            with pytest.raises(Refused) as taken:
+                stage.ledger.take_over(stage.ledger.runs(1)[0].id, 1.0)
+            refused.append(taken.value)
+
+    run_id, outcome = stage.watch(rollback=Slow(), on_dead="abandon")
+    assert len(refused) == 1
     assert outcome.rollback == "done"
     assert stage.ledger.find_run(run_id).state is RunState.FINISHED
 

@@ -130,6 +130,10 @@ def test_a_server_under_load_is_healthy_and_its_numbers_are_the_loads(green: Sto
 def test_a_server_that_nobody_uses_shows_none_of_our_own_traffic(green: Store) -> None:
     with probing(green) as probe:
         health = settled(probe)
+        connected = green.client.client_list()
+    ours = [client for client in connected if str(client["name"]).startswith("greenfly:watch")]
+    assert len(ours) == 2
+    assert health.clients == len(connected) - len(ours)
     assert health.ops_per_second is not None
     # Twenty probes of two commands and one look of seven are around 47 a second.
     assert health.ops_per_second < 8
