@@ -237,9 +237,13 @@ class Fence:
 
     def _try_pause(self, connection: Connection) -> Possibility:
         try:
-            self._pause(connection, 0.001)
+            self._pause(connection, 0.001, tries=1)
         except (PermissionRefused, ProtocolError) as error:
-            return Possibility(False, error.problem, "Give Greenfly's user the right to CLIENT.")
+            return Possibility(
+                False,
+                error.problem,
+                "Give Greenfly's user the right to CLIENT; if commands run long, try again.",
+            )
         return Possibility(True)
 
     def _impossible(self, probe: FenceProbe) -> Refused:
@@ -252,9 +256,9 @@ class Fence:
     def _connect(self) -> Connection:
         return self._endpoint.connect("fence")
 
-    def _pause(self, connection: Connection, seconds: float) -> None:
+    def _pause(self, connection: Connection, seconds: float, *, tries: int = _PAUSE_TRIES) -> None:
         command = pack(b"CLIENT", b"PAUSE", b"%d" % max(1, round(seconds * 1000)), b"WRITE")
-        for left in reversed(range(_PAUSE_TRIES)):
+        for left in reversed(range(tries)):
             reply = connection.exchange([command])[0]
             if not isinstance(reply, ErrorReply):
                 return

@@ -60,7 +60,7 @@ def _refuse_for_ever(url: str, identity: Identity, plan: FencePlan) -> None:
         Fence(endpoint_of(url), identity).refuse(plan)
 
 
-def test_a_restart_forgets_the_fence_and_it_shows(server: Fenced) -> None:
+def test_a_fence_that_the_server_forgot_shows_and_is_put_up_again(server: Fenced) -> None:
     plan = server.fence().plan()
     server.fence().refuse(plan)
     server.forget_acl()
