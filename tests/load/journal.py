@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     """Answered with an error: nothing was done."""
     UNKNOWN = "unknown"
-    """Sent, or about to be, and never answered: done or not."""
+    """Sent, or about to be, and never answered: done or not.  Or a script that stopped: done in part, or not."""
 
 
 @dataclass(frozen=True, slots=True)

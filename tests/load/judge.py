@@ -11,8 +11,9 @@ from typing import Final
 from tests.load.author import PREFIX, owner
 from tests.load.compare import Kind, Problem, compare
 from tests.load.contents import contents, present
-from tests.load.replay import Branch, Expected, Tokens
+from tests.load.replay import Expected, Tokens
 from tests.load.state import Fields, Held, Items, Members, Place, Scores, Stream, Text
+from tests.load.units import Branch
 from tests.raw import Raw
 
 TOLERANCE_MS: Final = 1000
@@ -42,7 +43,11 @@ def check(expected: Expected, url: str) -> list[Violation]:
 
 
 def at_risk_missing(expected: Expected, url: str) -> set[Place]:
-    """The keys (database, key) of which a server lacks the newest acknowledged writes."""
+    """The keys (database, key) of which a server lacks the newest acknowledged writes.
+
+    Where the application went on writing to that server, a key can also be wrong for what it was made from, by a RENAME
+    for instance: :meth:`tests.load.load.Load.stay` prevents that.
+    """
     return {(violation.database, violation.key) for violation in _check_contents(expected, url)}
 
 

@@ -161,11 +161,16 @@ class Lane:
 
 def greeting(target: Target, database: int, name: str) -> list[Command]:
     """What a new connection says before it writes."""
-    commands: list[Command] = [(b"CLIENT", b"SETNAME", name.encode()), (b"SELECT", b"%d" % database)]
-    if target.password:
-        user = (target.user.encode(),) if target.user else ()
-        commands.insert(0, (b"AUTH", *user, target.password.encode()))
-    return commands
+    naming: Command = (b"CLIENT", b"SETNAME", name.encode())
+    return [*authentication(target), naming, (b"SELECT", b"%d" % database)]
+
+
+def authentication(target: Target) -> list[Command]:
+    """AUTH, where there is a password."""
+    if not target.password:
+        return []
+    user = (target.user.encode(),) if target.user else ()
+    return [(b"AUTH", *user, target.password.encode())]
 
 
 def wire(unit: Unit, packed: bytes) -> bytes:

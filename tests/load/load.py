@@ -112,6 +112,16 @@ class Load:
             if role == "writer":
                 self._tell(process, f"rate {rate / self._workers}")
 
+    def stay(self) -> None:
+        """Let the writers write to the side that is theirs now, and to no other: after a switch only the probe goes on.
+
+        What the old side acknowledged can then be compared with what the new one has, see
+        :func:`tests.load.judge.at_risk_missing`.
+        """
+        for role, process in self._processes:
+            if role != "probe":
+                self._tell(process, "stay")
+
     def count(self) -> Tally:
         """What has happened so far, of all processes.
 

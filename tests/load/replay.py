@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
+
+from hiredis import ReplyError
 
 from tests.load.author import is_shared
+from tests.load.commands import ANYTHING
 from tests.load.journal import Command, Outcome, Write, read
 from tests.load.state import Held, Keyspace, ModelError, Place
-from tests.load.units import Surprise, branches, settle, settle_shared, touched
-
-Branch: TypeAlias = dict[Place, Held | None]
-"""Keys and what they hold together; None: nothing."""
+from tests.load.units import (
+    Branch,
+    Surprise,
+    branches,
+    is_half_done,
+    is_refusal,
+    settle,
+    settle_shared,
+    touched,
+)
 
 _LATE_MS: Final = 600_000
 """How long after its client was gone a write may still be done: a paused server does it after the pause."""
@@ -82,7 +91,13 @@ def _replay_one(expected: Expected, space: Keyspace, closed: set[Place], write: 
         expected.surprises += surprises
         return
     times_ms = sent_ms, max(sent_ms, ended_ms) + _LATE_MS
-    expected.undecided.append(branches(space, write.database, write.commands, times_ms))
+    half_done = any(map(is_half_done, write.replies))
+    expected.undecided.append(branches(space, write.database, write.commands, times_ms, half_done=half_done))
+    expected.surprises += [
+        Surprise(write.database, write.commands[0], ANYTHING, reply)
+        for reply in write.replies
+        if isinstance(reply, ReplyError) and not is_refusal(reply)
+    ]
     for place in places:
         expected.held.pop(place, None)
     closed |= places

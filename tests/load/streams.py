@@ -136,12 +136,18 @@ TOKEN: Final = b"return redis.call('XADD', KEYS[1], '*', 'token', ARGV[1])"
 
 @handles(b"EVAL", keys=lambda command: command[3 : 3 + int(command[2])])
 def _eval(space: Keyspace, command: Command, moment: Moment) -> Expected:
+    answers = [apply(space, step, moment) for step in steps(command)]
+    return answers[-1]
+
+
+def steps(command: Command) -> list[Command]:
+    """What a script does, one command after the other; any other command is its own and only step."""
+    if command[0] != b"EVAL":
+        return [command]
     _, script, count, *parts = command
     keys, arguments = parts[: int(count)], parts[int(count) :]
     if script == ADD_AND_NOTE:
-        apply(space, (b"INCRBY", keys[0], arguments[0]), moment)
-        return apply(space, (b"RPUSH", keys[1], arguments[0]), moment)
+        return [(b"INCRBY", keys[0], arguments[0]), (b"RPUSH", keys[1], arguments[0])]
     if script == FIELD_AND_EXPIRY:
-        apply(space, (b"HSET", keys[0], arguments[0], arguments[1]), moment)
-        return apply(space, (b"PEXPIREAT", keys[0], arguments[2]), moment)
+        return [(b"HSET", keys[0], arguments[0], arguments[1]), (b"PEXPIREAT", keys[0], arguments[2])]
     raise ModelError(f"a script without a model: {script!r}")

@@ -27,6 +27,8 @@ __all__ = [
 
 Choice: TypeAlias = Reply | Literal[NoReply.NO_REPLY]
 
+Branch: TypeAlias = dict[Place, Held | None]
+"""Keys and what they hold together; None: nothing."""
 MULTI: Final = (b"MULTI",)
 EXEC: Final = (b"EXEC",)
 _REFUSALS: Final = (
@@ -65,6 +67,17 @@ def is_refusal(error: ReplyError) -> bool:
         # What a command in a script was answered stands somewhere in what the script is.
         return any(refusal in text for refusal in _REFUSALS)
     return text.removeprefix("ERR ").startswith(_REFUSALS)
+
+
+def is_half_done(reply: Reply) -> bool:
+    """Whether a script stopped somewhere, and what it had done before stays.
+
+    Dragonfly closes a fence between two commands of one script.  Redis lets a script end first, and stops none midway
+    for any reason that our scripts can meet.
+    """
+    return isinstance(reply, ReplyError) and str(reply).removeprefix("ERR ").startswith(
+        "Error running script"
+    )
 
 
 def transaction(commands: Sequence[Command]) -> tuple[Command, ...]:
@@ -115,25 +128,36 @@ def touched(space: Keyspace, database: int, commands: Sequence[Command]) -> set[
 
 
 def branches(
-    space: Keyspace, database: int, commands: Sequence[Command], times_ms: tuple[int, int]
-) -> list[dict[Place, Held | None]]:
-    """What the keys of a unit that was never answered may hold: as before, or as after it, together.
+    space: Keyspace,
+    database: int,
+    commands: Sequence[Command],
+    times_ms: tuple[int, int],
+    *,
+    half_done: bool = False,
+) -> list[Branch]:
+    """What the keys of a unit that was never answered may hold: as before, or as after it, all of them alike.
 
     The state itself is left alone.
+
+    :param half_done: or as after any of the steps of a script.
     """
     keys = touched(space, database, commands)
-    before = {place: space.held.get(place) for place in keys}
-    found = [before]
     space.database = database
-    choices = _choices(space, commands)
-    for choice in choices:
+    found: list[Branch] = [{place: space.held.get(place) for place in keys}]
+    for choice in _choices(space, commands):
         trial = Keyspace()
         trial.database = database
-        trial.held = {place: held.clone() for place, held in before.items() if held is not None}
-        for command in _inner(commands):
-            apply(trial, command, Moment(*times_ms, choice))
+        trial.held = {place: held.clone() for place, held in found[0].items() if held is not None}
+        for step in (step for command in _inner(commands) for step in streams.steps(command)):
+            apply(trial, step, Moment(*times_ms, choice))
+            if half_done:
+                found.append({place: _clone(trial.held.get(place)) for place in keys})
         found.append({place: trial.held.get(place) for place in keys})
     return found
+
+
+def _clone(held: Held | None) -> Held | None:
+    return held.clone() if held is not None else None
 
 
 def _choices(space: Keyspace, commands: Sequence[Command]) -> list[Choice]:

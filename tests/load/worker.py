@@ -1,6 +1,6 @@
 """One process of the application: ``python -m tests.load.worker JSON``, see :class:`Orders`.
 
-Told on standard input ``rate N``, ``count`` and ``stop``; ends when that is closed.
+Told on standard input ``rate N``, ``stay``, ``count`` and ``stop``; ends when that is closed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tests.load.author import PREFIX, Emptier, Habits, Probe, Writer
 from tests.load.environment import EnvironmentFile
 from tests.load.journal import Journal, Outcome, pack
 from tests.load.lane import ConnectionLost, Lane, State, wire
-from tests.load.leaver import leave
-from tests.load.units import Unit, settle, settle_shared
+from tests.load.leaver import Leavers
+from tests.load.units import Unit, is_half_done, settle, settle_shared
 
 Role: TypeAlias = Literal["writer", "probe", "leaver", "emptier"]
 
@@ -80,7 +80,9 @@ class Worker:
         self._rate = orders.rate
         self._credit = 0.0
         self._credited_ns = monotonic_ns()
-        self._rng = Random(orders.seed)
+        self._leavers = Leavers(journal, orders.name, Random(orders.seed))
+        self._only_side = ""
+        """Where it may write; empty: wherever the environment says."""
         self._stopping = False
         self._number = 0
         self.tally = Tally()
@@ -96,6 +98,7 @@ class Worker:
             self._wait()
         for lane in self._lanes:
             self._leave(lane)
+        self._leavers.let_go(end)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -107,6 +110,8 @@ class Worker:
         self._credited_ns = now
         if now - self._looked_ns > _LOOK_NS:
             self._look(now)
+        if self._only_side not in {"", self._environment.target.side}:
+            self._credit = 0.0
         ready: list[tuple[Lane, Unit, bytes]] = []
         now_ms = time_ns() // 1_000_000
         for _ in range(len(self._turn)):
@@ -121,7 +126,7 @@ class Worker:
             else:
                 self._open(lane)
         if self._orders.role == "leaver":
-            self._let_leave()
+            self._let_leave(now)
         self._journal.flush()
         for lane, unit, packed in ready:
             try:
@@ -147,12 +152,11 @@ class Worker:
             ready.append((lane, unit, packed))
             self._credit -= 1
 
-    def _let_leave(self) -> None:
+    def _let_leave(self, now: int) -> None:
+        self._leavers.let_go(now)
         while self._credit >= 1:
             self._credit -= 1
-            self._number += 1
-            target, name = self._environment.target, self._orders.name
-            self.tally.unknown += leave(self._journal, target, name, self._number, self._rng)
+            self.tally.unknown += self._leavers.come(self._environment.target)
 
     def _is_current(self, lane: Lane) -> bool:
         mine, now = lane.target, self._environment.target
@@ -201,6 +205,12 @@ class Worker:
         unit, replies = lane.unit, lane.replies
         assert unit is not None
         lane.unit = None
+        if not unit.shared and any(map(is_half_done, replies)):
+            self.tally.unknown += 1
+            self._journal.tell(lane.number, lane.sent, Outcome.UNKNOWN, replies, ended)
+            lane.author.settled(unit, Outcome.UNKNOWN)
+            self._hold_back(lane)
+            return
         times_ms = lane.sent[1] // 1_000_000, ended[1] // 1_000_000
         if unit.shared:
             done, surprises = settle_shared(unit.database, unit.commands, replies)
@@ -242,6 +252,8 @@ class Worker:
             match line.split():
                 case [b"rate", rate]:
                     self._rate = float(rate)
+                case [b"stay"]:
+                    self._only_side = self._environment.target.side
                 case [b"count"]:
                     self.report()
                 case [b"stop"]:

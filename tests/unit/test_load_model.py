@@ -12,7 +12,8 @@ from tests.load.environment import Target
 from tests.load.journal import Command, Journal, Outcome, Reply, pack
 from tests.load.replay import replay
 from tests.load.state import SOME_ID, Group, Held, Items, Keyspace, ModelError, Stream, Text, Window
-from tests.load.units import MULTI, branches, settle, transaction
+from tests.load.streams import ADD_AND_NOTE
+from tests.load.units import MULTI, Branch, branches, settle, transaction
 
 _NOW = (1000, 1010)
 _TARGET = Target("blue", 6379, "", "", 1)
@@ -103,6 +104,22 @@ def test_a_write_without_an_answer_leaves_two_states_and_the_model_as_it_was() -
 
     assert found == [{(0, b"a"): Text(b"1"), (0, b"b"): None}, {(0, b"a"): None, (0, b"b"): Text(b"1")}]
     assert space.held == {(0, b"a"): Text(b"1")}
+
+
+def test_a_script_that_stopped_may_have_done_any_of_its_steps() -> None:
+    script: Command = (b"EVAL", ADD_AND_NOTE, b"2", b"n", b"l", b"6")
+
+    strict = branches(_space(n=Text(b"1")), 0, [script], _NOW)
+    loose = branches(_space(n=Text(b"1")), 0, [script], _NOW, half_done=True)
+
+    neither, both = (
+        {(0, b"n"): Text(b"1"), (0, b"l"): None},
+        {(0, b"n"): Text(b"7"), (0, b"l"): Items([b"6"])},
+    )
+    first: Branch = {(0, b"n"): Text(b"7"), (0, b"l"): None}
+    assert strict == [neither, both]
+    assert first in loose
+    assert all(branch in (neither, first, both) for branch in loose)
 
 
 def test_a_random_member_without_an_answer_may_be_any_of_them() -> None:
