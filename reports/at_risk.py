@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from integrity.ledger import Ledger
 from integrity.ledger.models import FindingClass, FindingState, Run, RunKind
@@ -14,6 +15,10 @@ from reports import facts
 from reports.events import EventView, event_moment, event_view
 from reports.following import build_gaps
 from reports.queries import risk_times
+from reports.steps import StepView
+
+_COMPLETE_UNTIL: Final = "complete_until"
+"""Under this name the answer to what is at risk, and the step that asked, tell the moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,11 @@ def risks(ledger: Ledger, run_id: str) -> int:
     return sum(number for (found, _), number in counts.items() if found is FindingClass.AT_RISK)
 
 
-def build_at_risk(ledger: Ledger, run: Run, holder: str) -> AtRiskView:
-    """What is known of the risk that *run* took."""
+def build_at_risk(ledger: Ledger, run: Run, holder: str, steps: Sequence[StepView]) -> AtRiskView:
+    """What is known of the risk that *run* took.
+
+    :param holder: see :func:`holder_of_risks`.
+    """
     followed = run.parent_id or run.id
     timeline = tuple(map(event_view, ledger.events(followed)))
     status = read_status(ledger.engine, followed)
@@ -64,8 +72,10 @@ def build_at_risk(ledger: Ledger, run: Run, holder: str) -> AtRiskView:
         until = status.updated_at
     else:
         until = None
-    answer = _answer(timeline)
-    told = facts.text(answer, "complete_until")
+    answer = next((step.detail for step in steps if _COMPLETE_UNTIL in step.detail), None) or _answer(
+        timeline
+    )
+    told = facts.text(answer, _COMPLETE_UNTIL)
     found = risks(ledger, holder)
     keys = facts.integer(answer, "keys")
     return AtRiskView(

@@ -25,11 +25,16 @@ class Write:
     """One write that the client tried."""
 
     at_ms: float
-    """Since the client began."""
+    """When it was sent, since the client began."""
     side: str
     ok: bool
     latency_ms: float | None
     error: str | None
+
+    @property
+    def answered_ms(self) -> float:
+        """When it was acknowledged or refused, since the client began; a write that is held back is answered late."""
+        return self.at_ms + (self.latency_ms or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Gap:
     """A time in which no write was acknowledged."""
 
     start_ms: float
-    """The last acknowledged write before it."""
+    """The last acknowledgement before it."""
     end_ms: float
     """The first one after it."""
     from_side: str
@@ -57,7 +62,7 @@ class SideWrites:
     acknowledged: int
     refused: int
     first_ms: float | None
-    """The first acknowledged one."""
+    """The first acknowledgement."""
     last_ms: float | None
     median_latency_ms: float | None
     worst_latency_ms: float | None
@@ -65,7 +70,7 @@ class SideWrites:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The writes of a short time."""
+    """The writes that were answered in a short time."""
 
     start_ms: float
     acknowledged: Mapping[str, int]
@@ -113,7 +118,7 @@ def build_pause(
     """
     writes = sorted(
         (write for sample in samples if (write := _write(sample.numbers)) is not None),
-        key=lambda write: write.at_ms,
+        key=_answered,
     )
     told = _summary(records, detail)
     if not writes and told is None:
@@ -161,7 +166,7 @@ def _write(numbers: Facts) -> Write | None:
 
 def _gaps(acknowledged: Sequence[Write]) -> tuple[Gap | None, int]:
     """The gap that matters, and how many of all are between two sides."""
-    gaps = [Gap(a.at_ms, b.at_ms, a.side, b.side) for a, b in pairwise(acknowledged)]
+    gaps = [Gap(a.answered_ms, b.answered_ms, a.side, b.side) for a, b in pairwise(acknowledged)]
     between = [gap for gap in gaps if gap.from_side != gap.to_side]
     return max(between or gaps, key=lambda gap: gap.length_ms, default=None), len(between)
 
@@ -174,8 +179,8 @@ def _side(side: str, writes: Sequence[Write]) -> SideWrites:
         side,
         len(done),
         len(ours) - len(done),
-        done[0].at_ms if done else None,
-        done[-1].at_ms if done else None,
+        done[0].answered_ms if done else None,
+        done[-1].answered_ms if done else None,
         latencies[len(latencies) // 2] if latencies else None,
         latencies[-1] if latencies else None,
     )
@@ -183,7 +188,7 @@ def _side(side: str, writes: Sequence[Write]) -> SideWrites:
 
 def _bucket_size(writes: Sequence[Write]) -> int:
     """Milliseconds, so that the whole time fits into a few dozen."""
-    length = writes[-1].at_ms if writes else 0.0
+    length = writes[-1].answered_ms if writes else 0.0
     return next(
         (size for size in _BUCKET_MS if length / size <= _MOST_BUCKETS), int(length / _MOST_BUCKETS) + 1
     )
@@ -195,12 +200,12 @@ def _buckets(writes: Sequence[Write], size: int) -> tuple[Bucket, ...]:
     counts: dict[int, Counter[str]] = defaultdict(Counter)
     refused: Counter[int] = Counter()
     for write in writes:
-        index = int(max(write.at_ms, 0.0) // size)
+        index = int(max(write.answered_ms, 0.0) // size)
         if write.ok:
             counts[index][write.side] += 1
         else:
             refused[index] += 1
-    last = int(max(writes[-1].at_ms, 0.0) // size)
+    last = int(max(writes[-1].answered_ms, 0.0) // size)
     return tuple(Bucket(float(n * size), dict(counts[n]), refused[n]) for n in range(last + 1))
 
 
@@ -209,7 +214,11 @@ def _around(writes: Sequence[Write], pause: Gap | None) -> tuple[Write, ...]:
     if pause is None:
         return ()
     margin = max(pause.length_ms / 2, _LEAST_MARGIN_MS)
-    near = [w for w in writes if pause.start_ms - margin <= w.at_ms <= pause.end_ms + margin]
+    near = [w for w in writes if pause.start_ms - margin <= w.answered_ms <= pause.end_ms + margin]
     middle = (pause.start_ms + pause.end_ms) / 2
-    near = sorted(near, key=lambda write: abs(write.at_ms - middle))[:_MOST_AROUND]
-    return tuple(sorted(near, key=lambda write: write.at_ms))
+    near = sorted(near, key=lambda write: abs(write.answered_ms - middle))[:_MOST_AROUND]
+    return tuple(sorted(near, key=_answered))
+
+
+def _answered(write: Write) -> float:
+    return write.answered_ms

@@ -103,7 +103,7 @@ def build_following(
     return FollowingView(
         direction=status.direction if status else None,
         state=status.state if status else None,
-        feed=masked_text(status.feed) if status else None,
+        feed=_feed(status, timeline),
         dirty=status.dirty if status else None,
         unproven=status.unproven if status else None,
         stuck=status.stuck if status else None,
@@ -153,6 +153,17 @@ def gap_spans(gaps: Sequence[GapView], began: datetime) -> tuple[Span, ...]:
                 )
             )
     return tuple(spans)
+
+
+def _feed(status: SyncStatus | None, timeline: Sequence[EventView]) -> str | None:
+    """The feed; a process that has stopped has none any more, and the events tell which it had."""
+    if status is None:
+        return None
+    if status.state is SyncState.STOPPED:
+        for event in reversed(timeline):
+            if event.kind == "sync.following" and (feed := facts.text(event.payload, "feed")) is not None:
+                return feed
+    return masked_text(status.feed)
 
 
 def _pass(event: EventView) -> PassView:

@@ -112,7 +112,7 @@ def _operation(
     abandoned = gave_green_up(run, detail, steps, timeline, risks(ledger, holder))
     operation = OperationView(
         outcome_of(run, steps, abandoned=abandoned, now=now),
-        build_gates(records),
+        build_gates(records, timeline),
         tuple(
             ApprovalView(
                 row.at,
@@ -126,7 +126,7 @@ def _operation(
         steps,
         build_pause(read_samples(ledger.engine, run.id, "client"), records, detail),
     )
-    return operation, build_at_risk(ledger, run, holder) if abandoned else None
+    return operation, build_at_risk(ledger, run, holder, steps) if abandoned else None
 
 
 def _guard(ledger: Ledger, run: Run, timeline: Sequence[EventView]) -> GuardView:

@@ -21,12 +21,18 @@ from reports.outcome import Outcome
 _TONES: Final[dict[Outcome, Tone]] = {
     Outcome.FINISHED: "pass",
     Outcome.ABANDONED: "inconclusive",
+    Outcome.UNCONFIRMED: "inconclusive",
     Outcome.UNDONE: "undone",
     Outcome.REFUSED: "none",
     Outcome.RUNNING: "none",
     Outcome.BROKEN_OFF: "fail",
     Outcome.INTERRUPTED: "fail",
     Outcome.FAILED: "fail",
+}
+_OF_VERDICT: Final[dict[Verdict | None, Tone]] = {
+    Verdict.PASS_WITH_EXCEPTIONS: "exceptions",
+    Verdict.INCONCLUSIVE: "inconclusive",
+    Verdict.FAIL: "fail",
 }
 _CUTOVER: Final[dict[Outcome, tuple[str, str]]] = {
     Outcome.FINISHED: (
@@ -37,7 +43,7 @@ _CUTOVER: Final[dict[Outcome, tuple[str, str]]] = {
         "UNDONE",
         "A step failed; the steps before it were undone. The applications stay on blue.",
     ),
-    Outcome.REFUSED: ("REFUSED", "A gate said no before anything was done. The applications stay on blue."),
+    Outcome.REFUSED: ("REFUSED", "It was refused before anything was done. The applications stay on blue."),
 }
 _ROLLBACK: Final[dict[Outcome, tuple[str, str]]] = {
     Outcome.FINISHED: ("ROLLED BACK", "The operation finished: the applications were moved back to blue."),
@@ -49,9 +55,14 @@ _ROLLBACK: Final[dict[Outcome, tuple[str, str]]] = {
         "UNDONE",
         "A step failed; the steps before it were undone. The applications stay on green.",
     ),
-    Outcome.REFUSED: ("REFUSED", "A gate said no before anything was done. The applications stay on green."),
+    Outcome.REFUSED: ("REFUSED", "It was refused before anything was done. The applications stay on green."),
 }
 _EITHER: Final[dict[Outcome, tuple[str, str]]] = {
+    Outcome.UNCONFIRMED: (
+        "NOT CONFIRMED",
+        "The environment was switched, but no application was seen to have followed. What was done about it is another "
+        "run; see the story.",
+    ),
     Outcome.RUNNING: (
         "UNDER WAY",
         "The operation has not ended yet. The steps below are as far as it has come.",
@@ -95,7 +106,7 @@ def _of_operation(run: Run, live: LiveView, operation: OperationView, verdict: V
     word, meaning = (words | _EITHER)[outcome]
     return replace(
         verdict,
-        tone=_TONES[outcome],
+        tone=_OF_VERDICT.get(verdict.verdict, "pass") if outcome is Outcome.FINISHED else _TONES[outcome],
         word=word,
         meaning=meaning,
         contradictions=(*verdict.contradictions, *_operation_contradictions(operation)),
@@ -129,8 +140,8 @@ def _operation_notes(live: LiveView, operation: OperationView, verdict: Verdict 
             f"{counted(keys, 'key')} {'is' if keys == 1 else 'are'} known to be at risk. Writes that green took after "
             "the last moment at which the feed is known to have been complete cannot be named."
         )
-    if verdict is not None:
-        yield f"The comparison of both sides in this operation came to {verdict.value}."
+    if verdict is not None and operation.outcome in (Outcome.FINISHED, Outcome.ABANDONED):
+        yield f"The verdict of this operation is {verdict.value}."
     for row in operation.approvals:
         if row.decision is Decision.BREAK_GLASS:
             yield f"The gate {row.gate} was passed by {row.by} alone, in an emergency, at {moment(row.at)}."

@@ -12,7 +12,7 @@ from integrity.ledger.vocabulary import StepState
 from reports import facts
 from reports.events import EventView
 from reports.facts import Facts
-from reports.steps import GATES_STEP, StepView
+from reports.steps import CONFIRM_STEP, LOOKING_STEPS, StepView
 
 _ABANDONING: Final = ("abandon", "abandoned", "abandon_green", "abandoned_green")
 
@@ -23,6 +23,8 @@ class Outcome(StrEnum):
     FINISHED = "finished"
     ABANDONED = "abandoned"
     """Finished without green, which was given up."""
+    UNCONFIRMED = "not confirmed"
+    """Everything was done, but no application was seen on the other side."""
     UNDONE = "undone"
     """Some step failed, and those before it were undone."""
     REFUSED = "refused"
@@ -43,9 +45,12 @@ def outcome_of(run: Run, steps: Sequence[StepView], *, abandoned: bool, now: dat
         return Outcome.BROKEN_OFF if run.lease_until < now else Outcome.RUNNING
     if any(step.state is StepState.UNDONE for step in steps):
         return Outcome.UNDONE
-    if run.state is RunState.FINISHED:
+    failed = [step.name for step in steps if step.state is StepState.FAILED]
+    if failed == [CONFIRM_STEP]:
+        return Outcome.UNCONFIRMED
+    if run.state is RunState.FINISHED and not failed:
         return Outcome.ABANDONED if abandoned else Outcome.FINISHED
-    if not any(step.begun and step.name != GATES_STEP for step in steps):
+    if not any(step.begun and step.name not in LOOKING_STEPS for step in steps):
         return Outcome.REFUSED
     return Outcome.INTERRUPTED if run.state is RunState.INTERRUPTED else Outcome.FAILED
 

@@ -11,6 +11,8 @@ from reports.drawing import Chart, box, label, markup, new_svg, stroke
 
 _SIDES: Final = ("solid", "hatched", "dotted", "outlined")
 """Fillings of the sides in the order blue, green, and whatever else there is."""
+_WAITED_PERCENT: Final = 2.0
+"""Of the width: a write that was held back for longer is drawn from when it was sent."""
 
 
 def whole_chart(pause: PauseView) -> Chart | None:
@@ -50,7 +52,7 @@ def around_chart(pause: PauseView) -> Chart | None:
     gap = pause.pause
     if gap is None or len(pause.around) < 2:
         return None
-    begin, end = pause.around[0].at_ms, pause.around[-1].at_ms
+    begin, end = pause.around[0].answered_ms, pause.around[-1].answered_ms
     if end <= begin:
         return None
     sides = _ordered(pause)
@@ -69,11 +71,15 @@ def around_chart(pause: PauseView) -> Chart | None:
         name = "refused" if lane == "refused" else f"{lane}, acknowledged"
         label(svg, "0", top + 12, name)
         for write in pause.around:
-            at = 100 * (write.at_ms - begin) / (end - begin)
-            if lane == "refused" and not write.ok:
-                _cross(svg, at, top + 24)
-            elif write.ok and write.side == lane:
+            if (lane == "refused") is write.ok or (write.ok and write.side != lane):
+                continue
+            at = 100 * (write.answered_ms - begin) / (end - begin)
+            if at - (sent := 100 * max(write.at_ms - begin, 0.0) / (end - begin)) > _WAITED_PERCENT:
+                stroke(svg, (sent, top + 24), (at, top + 24), "waited")
+            if write.ok:
                 stroke(svg, (at, top + 16), (at, top + 31), "tick")
+            else:
+                _cross(svg, at, top + 24)
     label(svg, "0", height - 4, _ms(begin))
     label(svg, "100%", height - 4, _ms(end), end=True)
     return Chart(title, told, markup(svg))

@@ -15,6 +15,8 @@ from reports.facts import Facts, masked_text
 
 GATES_STEP: Final = "gates"
 """The step whose detail holds the gates."""
+LOOKING_STEPS: Final = frozenset({GATES_STEP, "check", "baseline"})
+"""Steps that only look: where no other one was begun, nothing was done."""
 CONFIRM_STEP: Final = "confirm"
 """The step after which the applications are known to have moved."""
 
@@ -121,12 +123,16 @@ def _times(record: StepRecord, timeline: Sequence[EventView]) -> _Times:
     return _Times(began, ended, record.ended_at)
 
 
-def build_gates(records: Sequence[StepRecord]) -> tuple[GateView, ...]:
-    """The gates as the step that looked at them recorded them, in its order."""
+def build_gates(records: Sequence[StepRecord], timeline: Sequence[EventView]) -> tuple[GateView, ...]:
+    """The gates as the step that looked at them recorded them, in its order.
+
+    :param timeline: the run's audit events, which hold them where the step failed because of them.
+    """
     listed: list[object] = []
-    for record in records:
-        found = record.detail.get("gates")
-        if record.name == GATES_STEP and isinstance(found, list):
+    told = [event.payload for event in timeline if event.kind.endswith(f".{GATES_STEP}")]
+    for table in (*told, *(record.detail for record in records if record.name == GATES_STEP)):
+        found = table.get("gates")
+        if isinstance(found, list):
             listed = found
     return tuple(_gate(entry) for entry in listed if isinstance(entry, dict))
 

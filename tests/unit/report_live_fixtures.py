@@ -23,12 +23,16 @@ from tests.unit.report_fixtures import HOSTILE_KEYS, PASSWORD, identified, setti
 
 CUTOVER = (
     ("gates", 30.0, 0.42),
-    ("fence", 2.0, 0.035),
-    ("drain", 5.0, 0.161),
-    ("prove", 5.0, 0.12),
-    ("switch", 5.0, 0.052),
-    ("confirm", 10.0, 1.31),
-    ("fall-back", 10.0, 0.44),
+    ("baseline", 30.0, 2.03),
+    ("pause", 5.0, 0.21),
+    ("drain", 10.0, 0.161),
+    ("refuse", 5.0, 0.035),
+    ("prove", 10.0, 0.12),
+    ("arm", 10.0, 0.03),
+    ("open", 5.0, 0.004),
+    ("switch", 30.0, 0.052),
+    ("close", 5.0, 0.015),
+    ("confirm", 65.0, 1.31),
 )
 """(name, budget in seconds, seconds it took)"""
 GATES: tuple[dict[str, object], ...] = (
@@ -140,10 +144,13 @@ def cutover(
         if name == broken:
             book.end(name, StepState.FAILED, {"problem": "green did not answer in time"})
             for earlier in reversed(done):
-                if earlier != "gates":
+                if earlier in ("pause", "refuse", "arm", "open", "switch"):
                     book.end(earlier, StepState.UNDONE, {})
             break
-        summary = {"write_pause_ms": PAUSE_MS, "canary": {"writes": 1_400, "rate": 200}}
+        summary = {
+            "write_pause_ms": PAUSE_MS,
+            "canary": {"attempts": 1_400, "refused": 10, "longest_gap_ms": PAUSE_MS},
+        }
         book.end(name, StepState.DONE, summary if name == "confirm" and canary else {})
         done.append(name)
     if broken is None:
@@ -169,7 +176,7 @@ def abandoned(
     run = ledger.start_run(RunKind.ROLLBACK, settings(state_dir), parent_id=sync.id)
     run.phase_started(PhaseName.ROLLBACK)
     book = StepBook(ledger.engine, run.id, run.owner)
-    book.plan([("gates", 5.0), ("fence", 2.0), ("at-risk", 2.0), ("switch", 5.0), ("confirm", 10.0)])
+    book.plan([("check", 30.0), ("at-risk", 120.0), ("open", 5.0), ("switch", 30.0), ("confirm", 65.0)])
     record_decision(ledger.engine, run.id, "rollback", Decision.BREAK_GLASS, "ada", "green is dead")
     sync.event(
         "sync.gap",
@@ -182,8 +189,9 @@ def abandoned(
             for key in keys
         ],
     )
-    for name in ("at-risk", "switch", "confirm"):
-        book.begin(name, {"abandon_green": True} if name == "at-risk" else {})
+    run.event("rollback.requested", {"reason": "green is dead", "abandon": True})
+    for name in ("check", "at-risk", "open", "switch", "confirm"):
+        book.begin(name, {})
         book.end(name, StepState.DONE, {})
     run.phase_ended(PhaseName.ROLLBACK, PhaseState.DONE, detail={})
     run.finish(RunState.FINISHED, verdict=None, reason=f"Green was abandoned; {len(keys)} keys are at risk.")
@@ -251,23 +259,28 @@ def health(side: str, second: int) -> SampleRecord:
 
 
 def client_writes(*, undone: bool = False) -> list[SampleRecord]:
-    """200 writes a second for seven seconds; none is acknowledged for :data:`PAUSE_MS` from 3,000 ms on."""
+    """200 writes a second for seven seconds; none is acknowledged for :data:`PAUSE_MS` from 3,000.5 ms on.
+
+    The first of the others is held back for 300 ms and then refused, like those after it.
+    """
     now = datetime.now(UTC)
-    samples = []
-    for at in range(0, 7_005, 5):
-        paused = 3_000 < at < 3_000 + PAUSE_MS
-        if paused and at % 20:
-            continue
-        late = at >= 3_000 + PAUSE_MS
-        numbers: dict[str, object] = {
-            "at_ms": float(at if not late else at - 3),
-            "side": "green" if late and not undone else "blue",
-            "ok": not paused,
-            "latency_ms": None if paused else 0.4 + at % 7 / 10,
-            "error": "NOPERM this user has no permissions to run the 'set' command" if paused else None,
-        }
-        samples.append(SampleRecord("client", now, numbers))
-    return samples
+    refused = "NOPERM this user has no permissions to run the 'set' command"
+    after = 3_000 + PAUSE_MS
+    other = "blue" if undone else "green"
+    writes: list[tuple[float, str, float, str | None]] = [
+        *((float(at), "blue", 0.5, None) for at in range(0, 3_005, 5)),
+        (3_005.0, "blue", 300.0, refused),
+        *((float(at), "blue", 0.4, refused) for at in range(3_310, 3_400, 10)),
+        *((after + at, other, 0.5, None) for at in range(0, 3_600, 5)),
+    ]
+    return [
+        SampleRecord(
+            "client",
+            now,
+            {"at_ms": at, "side": side, "ok": error is None, "latency_ms": latency, "error": error},
+        )
+        for at, side, latency, error in writes
+    ]
 
 
 def spread(ledger: Ledger, run: RunHandle) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.approvals import record_decision
 from integrity.ledger.database import writing
-from integrity.ledger.models import FindingClass, PhaseName, Run, RunKind, RunState
+from integrity.ledger.models import FindingClass, PhaseName, Run, RunKind, RunState, Verdict
 from integrity.ledger.samples import SampleRecord, add_samples
 from integrity.ledger.steps import StepBook
 from integrity.ledger.store import NewFinding
@@ -58,7 +58,7 @@ def begun(
     """An operation that is under way, with these steps begun."""
     run = ledger.start_run(kind, Settings(state_dir=state_dir), parent_id=parent)
     book = StepBook(ledger.engine, run.id, run.owner)
-    book.plan([("gates", 1.0), ("fence", 1.0), ("switch", 1.0)])
+    book.plan([("gates", 1.0), ("baseline", 1.0), ("pause", 1.0), ("switch", 1.0)])
     for name in steps:
         book.begin(name, {})
     return run.id
@@ -126,7 +126,7 @@ def test_html_and_json_of_a_cutover_say_the_same(ledger: Ledger, tmp_path: Path)
     ]
     assert all(gate["text"] in text for gate in gates)
     assert dig(facts, "live", "operation", "pause", "recorded_ms") == live.PAUSE_MS
-    assert dig(facts, "live", "operation", "pause", "pause", "start_ms") == 3_000.0
+    assert dig(facts, "live", "operation", "pause", "pause", "start_ms") == 3_000.5
     assert f"{live.PAUSE_MS:.0f} ms without an acknowledged write" in text
 
 
@@ -151,7 +151,7 @@ def test_nothing_hostile_and_no_secret_gets_out(ledger: Ledger, tmp_path: Path) 
 def test_budget_and_share_are_of_the_step(ledger: Ledger, tmp_path: Path) -> None:
     report = build_report(ledger, live.cutover(ledger, tmp_path, None))
     by_name = {step.name: step for step in operation(report).steps}
-    assert by_name["confirm"].budget_share == pytest.approx(0.131)
+    assert by_name["confirm"].budget_share == pytest.approx(1.31 / 65)
     assert not any(step.over_budget for step in by_name.values())
     assert by_name["gates"].start_seconds == 0.0
     assert operation(report).seconds == pytest.approx(
@@ -165,7 +165,7 @@ def test_the_picture_has_a_bar_for_each_step_that_began(ledger: Ledger, tmp_path
     assert chart is not None
     svg = ElementTree.fromstring(chart.svg)  # noqa: S314  (our own text)
     fillings = [rect.attrib["class"] for rect in svg.iter("rect")]
-    assert fillings == ["solid", "dotted", "dotted", "hatched"]
+    assert fillings == ["solid", "solid", "dotted", "solid", "dotted", "hatched"]
     for rect in svg.iter("rect"):
         assert 0 <= float(rect.attrib["x"][:-1]) <= 100
         assert float(rect.attrib["x"][:-1]) + float(rect.attrib["width"][:-1]) <= 100.001
@@ -183,6 +183,7 @@ def test_the_pictures_of_the_pause_mark_sides_refusals_and_the_pause() -> None:
     assert around is not None
     svg = ElementTree.fromstring(around.svg)  # noqa: S314  (our own text)
     near = [write for write in pause.around if write.ok]
+    assert sum(line.attrib["class"] == "waited" for line in svg.iter("line")) == 1
     assert sum(line.attrib["class"] == "tick" for line in svg.iter("line")) == len(near)
     assert sum(path.attrib["class"] == "refused" for path in svg.iter("path")) == pause.refused
     assert [rect.attrib["class"] for rect in svg.iter("rect")] == ["pause"]
@@ -195,7 +196,7 @@ def test_a_step_beyond_its_budget_is_said_at_the_top(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = tuple(
-        (name, budget, 7.5 if name == "drain" else seconds) for name, budget, seconds in live.CUTOVER
+        (name, budget, 15.0 if name == "drain" else seconds) for name, budget, seconds in live.CUTOVER
     )
     monkeypatch.setattr(live, "CUTOVER", slow)
     run_id = live.cutover(ledger, tmp_path, None)
@@ -212,27 +213,28 @@ def test_an_undone_cutover_says_so_and_keeps_each_steps_own_time(ledger: Ledger,
     assert report.verdict.tone == "undone"
     states = {step.name: step.state for step in operation(report).steps}
     assert states["gates"] is StepState.DONE
-    assert states["fence"] is states["drain"] is StepState.UNDONE
+    assert states["pause"] is states["refuse"] is StepState.UNDONE
+    assert states["drain"] is StepState.DONE
     assert states["prove"] is StepState.FAILED
     assert states["switch"] is StepState.PENDING
-    fence = operation(report).steps[1]
-    assert fence.start_seconds is not None
-    assert fence.seconds is not None
-    assert fence.undone_seconds is not None
-    prove = operation(report).steps[3]
+    pause = operation(report).steps[2]
+    assert pause.start_seconds is not None
+    assert pause.seconds is not None
+    assert pause.undone_seconds is not None
+    prove = operation(report).steps[5]
     assert prove.start_seconds is not None
-    assert fence.start_seconds + fence.seconds <= prove.start_seconds < fence.undone_seconds
+    assert pause.start_seconds + pause.seconds <= prove.start_seconds < pause.undone_seconds
     assert not report.verdict.contradictions
 
 
 @pytest.mark.parametrize(
     ("steps", "state", "outcome"),
     [
-        (("gates",), RunState.FAILED, Outcome.REFUSED),
-        (("gates", "fence"), RunState.FAILED, Outcome.FAILED),
-        (("gates", "fence"), RunState.INTERRUPTED, Outcome.INTERRUPTED),
-        (("gates", "fence"), RunState.RUNNING, Outcome.RUNNING),
-        (("gates", "fence", "switch"), RunState.FINISHED, Outcome.FINISHED),
+        (("gates", "baseline"), RunState.FAILED, Outcome.REFUSED),
+        (("gates", "pause"), RunState.FAILED, Outcome.FAILED),
+        (("gates", "pause"), RunState.INTERRUPTED, Outcome.INTERRUPTED),
+        (("gates", "pause"), RunState.RUNNING, Outcome.RUNNING),
+        (("gates", "pause", "switch"), RunState.FINISHED, Outcome.FINISHED),
     ],
 )
 def test_outcome_follows_from_run_and_steps(
@@ -244,7 +246,7 @@ def test_outcome_follows_from_run_and_steps(
 
 
 def test_an_operation_whose_process_is_gone_is_broken_off(ledger: Ledger, tmp_path: Path) -> None:
-    run_id = begun(ledger, tmp_path, "gates", "fence")
+    run_id = begun(ledger, tmp_path, "gates", "pause")
     with writing(ledger.engine) as connection:
         gone = datetime.now(UTC) - timedelta(seconds=1)
         connection.execute(update(Run).where(Run.id == run_id).values(lease_until=gone))
@@ -254,9 +256,9 @@ def test_an_operation_whose_process_is_gone_is_broken_off(ledger: Ledger, tmp_pa
 
 
 def test_finished_over_a_step_that_is_not_done_is_a_contradiction(ledger: Ledger, tmp_path: Path) -> None:
-    run_id = begun(ledger, tmp_path, "gates", "fence")
+    run_id = begun(ledger, tmp_path, "gates", "pause")
     ended(ledger, run_id, RunState.FINISHED)
-    assert len(build_report(ledger, run_id).verdict.contradictions) == 3
+    assert len(build_report(ledger, run_id).verdict.contradictions) == 4
 
 
 def test_a_gate_that_said_no_is_a_contradiction_unless_broken_open(ledger: Ledger, tmp_path: Path) -> None:
@@ -268,6 +270,56 @@ def test_a_gate_that_said_no_is_a_contradiction_unless_broken_open(ledger: Ledge
     assert report.verdict.contradictions == ()
     assert [row.decision for row in operation(report).approvals][-1] is Decision.BREAK_GLASS
     assert any("grace" in note for note in report.verdict.notes)
+
+
+def test_gates_that_refused_are_told_though_their_step_failed(ledger: Ledger, tmp_path: Path) -> None:
+    run = ledger.start_run(RunKind.CUTOVER, Settings(state_dir=tmp_path))
+    book = StepBook(ledger.engine, run.id, run.owner)
+    book.plan([("gates", 1.0), ("pause", 1.0)])
+    book.begin("gates", {})
+    run.event(
+        "cutover.gates", {"gates": [{"name": "lag", "passed": False, "value": 5, "limit": 1, "text": "No."}]}
+    )
+    book.end("gates", StepState.FAILED, {"problem": "a gate is closed"})
+    run.finish(RunState.FAILED, verdict=Verdict.INCONCLUSIVE, reason="A gate is closed.")
+    report = build_report(ledger, run.id)
+    assert operation(report).outcome is Outcome.REFUSED
+    assert [(gate.name, gate.passed, gate.value) for gate in operation(report).gates] == [("lag", False, 5)]
+
+
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.FAILED])
+def test_applications_that_did_not_come_are_no_finished_cutover(
+    ledger: Ledger, tmp_path: Path, state: RunState
+) -> None:
+    run = ledger.start_run(RunKind.CUTOVER, Settings(state_dir=tmp_path))
+    book = StepBook(ledger.engine, run.id, run.owner)
+    book.plan([("switch", 1.0), ("confirm", 1.0)])
+    for name, end in (("switch", StepState.DONE), ("confirm", StepState.FAILED)):
+        book.begin(name, {})
+        book.end(name, end, {})
+    run.finish(state, verdict=Verdict.INCONCLUSIVE, reason="Nobody came.")
+    report = build_report(ledger, run.id)
+    assert operation(report).outcome is Outcome.UNCONFIRMED
+    assert report.verdict.tone == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone"),
+    [
+        (Verdict.PASS, "pass"),
+        (Verdict.PASS_WITH_EXCEPTIONS, "exceptions"),
+        (Verdict.INCONCLUSIVE, "inconclusive"),
+        (Verdict.FAIL, "fail"),
+    ],
+)
+def test_a_finished_cutover_looks_as_its_verdict(
+    ledger: Ledger, tmp_path: Path, verdict: Verdict, tone: str
+) -> None:
+    run_id = live.cutover(ledger, tmp_path, None)
+    with writing(ledger.engine) as connection:
+        connection.execute(update(Run).where(Run.id == run_id).values(verdict=verdict))
+    report = build_report(ledger, run_id)
+    assert (report.verdict.word, report.verdict.tone) == ("CUT OVER", tone)
 
 
 def test_approvals_are_told_in_their_order(ledger: Ledger, tmp_path: Path) -> None:
@@ -308,9 +360,19 @@ def test_a_longer_gap_on_one_side_is_not_the_pause() -> None:
     assert pause.pause.length_ms == 100.0
 
 
+def test_a_write_that_was_held_back_counts_when_it_was_acknowledged() -> None:
+    held = SampleRecord(
+        "client", datetime.now(UTC), {"at_ms": 10.0, "side": "blue", "ok": True, "latency_ms": 500.0}
+    )
+    pause = build_pause([client(0.0, "blue"), held, client(600.0, "green")], (), {})
+    assert pause is not None
+    assert pause.pause is not None
+    assert (pause.pause.start_ms, pause.pause.end_ms) == (510.0, 600.0)
+
+
 def test_writes_that_change_sides_back_and_forth_contradict_a_cutover(ledger: Ledger, tmp_path: Path) -> None:
     run_id = live.cutover(ledger, tmp_path, None)
-    add_samples(ledger.engine, run_id, [client(6_999.5, "blue"), client(7_100.0, "green")])
+    add_samples(ledger.engine, run_id, [client(6_998.5, "blue"), client(7_100.0, "green")])
     report = build_report(ledger, run_id)
     pause = operation(report).pause
     assert pause is not None
@@ -386,6 +448,25 @@ def test_the_sync_process_answer_tells_keys_and_moment(ledger: Ledger, tmp_path:
     risk = report.live.at_risk
     assert risk is not None
     assert (risk.keys, risk.findings, risk.complete_until) == (3, 6, until)
+
+
+def test_the_step_that_asked_tells_keys_and_moment_before_anything_else(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    sync = live.following(ledger, tmp_path)
+    until = datetime(2026, 11, 23, 4, 5, 6, tzinfo=UTC)
+    run = ledger.start_run(RunKind.ROLLBACK, Settings(state_dir=tmp_path), parent_id=sync.id)
+    book = StepBook(ledger.engine, run.id, run.owner)
+    book.plan([("at-risk", 1.0)])
+    book.begin("at-risk", {})
+    run.add_findings(PhaseName.ROLLBACK, [NewFinding(FindingClass.AT_RISK, db, b"k") for db in (0, 1)])
+    book.end("at-risk", StepState.DONE, {"keys": 1, "complete_until": until.isoformat()})
+    run.finish(RunState.FINISHED, verdict=Verdict.INCONCLUSIVE, reason="Green was abandoned.")
+    report = build_report(ledger, run.id)
+    assert report.live is not None
+    assert report.live.at_risk is not None
+    risk = report.live.at_risk
+    assert (risk.keys, risk.findings, risk.complete_until, risk.recorded_by) == (1, 2, until, run.id)
 
 
 def test_without_a_gap_the_feed_was_complete_until_the_sync_process_last_spoke(
