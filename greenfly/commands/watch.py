@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from greenfly.commands import options as o
+from greenfly.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from integrity.ledger import Ledger
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
     from integrity.switch.guard_rules import RuleState
     from integrity.switch.health import Health
     from integrity.switch.lookout import Look
-    from integrity.switch.watch_settings import WatchSettings
     from integrity.switch.watch_subject import Subject
 
-BREACHED: Final = 7
-"""Exit code: a rule was breached, whether or not it recovered, and whatever was done about it."""
 _PLAIN_EVERY_SECONDS: Final = 30.0
 
 RunName = Annotated[
@@ -96,25 +94,18 @@ def watch(
             code = _guard(settings, ledger, subject, for_seconds, as_json=as_json, quiet=quiet)
     finally:
         ledger.close()
-    raise typer.Exit(code)
+    raise typer.Exit(int(code))
 
 
-def _watch_settings(settings: Settings) -> WatchSettings:
-    from integrity.switch.watch_settings import WatchSettings
-
-    found = getattr(settings, "watch", None)
-    return found if isinstance(found, WatchSettings) else WatchSettings()
-
-
-def _look_once(settings: Settings, ledger: Ledger, subject: Subject, *, as_json: bool) -> int:
+def _look_once(settings: Settings, ledger: Ledger, subject: Subject, *, as_json: bool) -> ExitCode:
     from greenfly.console import print_json
     from integrity.switch.watch import look_once
 
-    look = look_once(settings, _watch_settings(settings), ledger, subject)
-    code = BREACHED if look.over else 0
+    look = look_once(settings, settings.watch, ledger, subject)
+    code = ExitCode.BREACHED if look.over else ExitCode.OK
     if as_json:
         ids = {"sync_run": subject.sync.id, "cutover_run": subject.cutover.id}
-        print_json(ids | look.to_dict() | {"exit_code": code})
+        print_json(ids | look.to_dict() | {"exit_code": int(code)})
     else:
         typer.echo(_health_text(look))
         for state in look.states:
@@ -130,7 +121,7 @@ def _guard(
     *,
     as_json: bool,
     quiet: bool,
-) -> int:
+) -> ExitCode:
     from greenfly.console import make_progress
     from integrity.switch.watch import watch as guard_green
 
@@ -139,7 +130,7 @@ def _guard(
     line = WatchLine(progress)
     run_id, outcome = guard_green(
         settings,
-        _watch_settings(settings),
+        settings.watch,
         ledger,
         subject,
         _rollback(settings, ledger, subject, progress),
@@ -147,7 +138,7 @@ def _guard(
         on_begin=line.begin,
         on_look=line.show,
     )
-    code = 0 if outcome.clean else BREACHED
+    code = ExitCode.OK if outcome.clean else ExitCode.BREACHED
     _print_outcome(run_id, subject, outcome, code, as_json=as_json)
     return code
 
@@ -168,13 +159,15 @@ def _rollback(settings: Settings, ledger: Ledger, subject: Subject, progress: Pr
     return start
 
 
-def _print_outcome(run_id: str, subject: Subject, outcome: GuardOutcome, code: int, *, as_json: bool) -> None:
+def _print_outcome(
+    run_id: str, subject: Subject, outcome: GuardOutcome, code: ExitCode, *, as_json: bool
+) -> None:
     from greenfly.console import print_json
     from integrity.switch.watch import summary
 
     if as_json:
         ids = {"run": run_id, "sync_run": subject.sync.id, "cutover_run": subject.cutover.id}
-        print_json(ids | outcome.to_dict() | {"exit_code": code})
+        print_json(ids | outcome.to_dict() | {"exit_code": int(code)})
         return
     typer.echo(f"\n{summary(outcome)}\n")
     typer.echo(f"  run       {run_id}")

@@ -15,11 +15,8 @@ from threading import Event, Thread, Timer
 from time import monotonic, sleep
 
 import pytest
-import typer
 from redis.exceptions import ResponseError
-from typer.testing import CliRunner
 
-from greenfly.commands.watch import watch as watch_command
 from integrity.endpoint import Endpoint
 from integrity.errors import ConfigurationError, Interrupted, LedgerError, Refused, StopSignal
 from integrity.ledger import Ledger, RunHandle, open_ledger
@@ -37,7 +34,9 @@ from integrity.switch.lookout import Look
 from integrity.switch.watch import look_once, watch
 from integrity.switch.watch_settings import WatchSettings
 from integrity.switch.watch_subject import Subject, find_subject, recorded_fence
+from tests.cli import Greenfly
 from tests.conftest import StartServer
+from tests.inprocess import run_here
 from tests.servers import Store
 from tests.unit.test_guard_notify import SECRET, receiver
 
@@ -681,20 +680,20 @@ def test_one_look_judges_without_patience_and_records_nothing(
     assert [run.kind for run in stage.ledger.runs()] == [RunKind.CUTOVER, RunKind.SYNC]
 
 
-def command(stage: Scene, *arguments: str) -> tuple[int, dict[str, object]]:
-    app = typer.Typer()
-    app.command()(watch_command)
+def command(
+    stage: Scene, greenfly: Greenfly, *arguments: str, env: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, object]]:
     servers = ("--source", stage.blue.url, "--target", stage.green.url)
     state = ("--state-dir", str(stage.settings.state_dir))
-    done = CliRunner().invoke(app, [*arguments, *servers, *state, "--json"], catch_exceptions=False)
-    value = json.loads(done.stdout)
-    assert isinstance(value, dict)
-    return done.exit_code, value
+    done = run_here(greenfly, "watch", *arguments, *servers, *state, "--json", env=env)
+    return done.exit_code, done.json()
 
 
-def test_the_command_watches_for_a_while(blue: Store, green: Store, scene: SetScene) -> None:
+def test_the_command_watches_for_a_while(
+    blue: Store, green: Store, scene: SetScene, greenfly: Greenfly
+) -> None:
     stage = scene(blue, green, baseline=None)
-    code, told = command(stage, "latest", "--for", "2.5")
+    code, told = command(stage, greenfly, "latest", "--for", "2.5")
     assert (code, told["exit_code"]) == (0, 0)
     assert told["sync_run"] == stage.sync.id
     assert told["breaches"] == []
@@ -703,23 +702,40 @@ def test_the_command_watches_for_a_while(blue: Store, green: Store, scene: SetSc
 
 
 def test_the_command_ends_with_seven_after_a_breach(
-    blue: Store, start_redis: StartServer, scene: SetScene
+    blue: Store, start_redis: StartServer, scene: SetScene, greenfly: Greenfly
 ) -> None:
     master, green = start_redis(), start_redis()
     stage = scene(blue, green)
     green.client.execute_command("REPLICAOF", "127.0.0.1", master.url.rsplit(":", 1)[1].split("/")[0])  # type: ignore[no-untyped-call]
-    code, told = command(stage, stage.sync.id, "--for", "8")
+    code, told = command(
+        stage,
+        greenfly,
+        stage.sync.id,
+        "--for",
+        "2",
+        env={"GREENFLY_WATCH__RULES__REPLICA__FOR_SECONDS": "0.5"},
+    )
     assert (code, told["exit_code"]) == (7, 7)
     breaches = told["breaches"]
     assert isinstance(breaches, list)
     assert [breach["rule"] for breach in breaches] == ["replica"]
 
 
-def test_the_command_takes_one_look(blue: Store, green: Store, scene: SetScene) -> None:
+def test_the_command_takes_one_look(blue: Store, green: Store, scene: SetScene, greenfly: Greenfly) -> None:
     stage = scene(blue, green)
-    code, told = command(stage, stage.cutover.id, "--once")
+    code, told = command(stage, greenfly, stage.cutover.id, "--once")
     assert code in {0, 7}
     rules = told["rules"]
     assert isinstance(rules, list)
     assert {rule["rule"] for rule in rules} >= {"latency_p99", "fence", "lag_keys"}
     assert "run" not in told
+
+
+def test_a_watch_of_nothing_is_refused_with_its_code(
+    blue: Store, green_redis: Store, scene: SetScene, greenfly: Greenfly
+) -> None:
+    stage = scene(blue, green_redis)
+    operation(stage, RunKind.ROLLBACK, StepState.DONE, RunState.FINISHED)
+    state = ("--state-dir", str(stage.settings.state_dir))
+    assert run_here(greenfly, "watch", "latest", *state).exit_code == 4
+    assert run_here(greenfly, "watch", "latest", "--once", "--for", "3", *state).exit_code == 2
