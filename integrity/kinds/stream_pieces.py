@@ -291,6 +291,9 @@ class _StreamWriter:
         if isinstance(added, int) and isinstance(deleted, bytes):
             options = (b"ENTRIESADDED", b"%d" % added, b"MAXDELETEDID", deleted)
             if not isinstance(self._writer.try_command(*plain, *options), ErrorReply):
+                if deleted == _ZERO and self._placeholders:
+                    # Redis takes 0-0 for "as it is", and deleting the placeholders has set it.
+                    self._note_counters(added, deleted)
                 return
             self._set_last_id(plain)
             self._note_counters(added, deleted)

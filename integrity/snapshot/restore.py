@@ -25,21 +25,18 @@ from integrity.replies import ErrorReply, Reply
 from integrity.settings import BigValueSettings, ConflictPolicy
 from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.decode import Body, comes_in_pieces
-from integrity.snapshot.downgrade import STREAM_7_0, STREAM_7_2, stream_for_7_0
 from integrity.snapshot.encode import STRING
 from integrity.snapshot.header import Header
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.restore_big import BigRestorer
 from integrity.snapshot.totals import RefusedKey, RestoreTotals
 from integrity.snapshot.walk import RdbWalk
-from integrity.transfer.payload import FOOTER_BYTES, for_older_server, lowest_rdb_version
+from integrity.transfer.payload import downgraded, lowest_rdb_version, relabelled
 from integrity.transfer.place import Busy, busy_positions, replace_busy
 from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames, shard_count
 from integrity.wire import Connection, argument, pack
 
-_VERSION_7_0: Final = 10
-_UNKNOWN_FORM: Final = ("Bad data format", "version or checksum")
 _MEANWHILE: Final = "the target was empty, and has got this key meanwhile"
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 _CRC64: Final = anycrc.Model("CRC64-REDIS")
@@ -272,7 +269,7 @@ class Restorer:
         """Try payloads once more that the target refused for their RDB version alone; see :mod:`~.transfer.copy`."""
         again: list[int] = []
         for position, reply in enumerate(replies):
-            payload = for_older_server(batch.payloads[position], reply)
+            payload = relabelled(batch.payloads[position], reply)
             if payload is not None:
                 again.append(position)
                 batch.payloads[position] = payload
@@ -289,13 +286,10 @@ class Restorer:
         """Try streams once more, in an older form, that the target refused for their type."""
         again: list[int] = []
         for position, reply in enumerate(replies):
-            payload = batch.payloads[position]
-            refused = isinstance(reply, ErrorReply) and any(words in str(reply) for words in _UNKNOWN_FORM)
-            if refused and payload[0] == STREAM_7_2:
-                body = stream_for_7_0(payload[1:-FOOTER_BYTES])
-                if body is not None:
-                    again.append(position)
-                    batch.payloads[position] = payload_of(STREAM_7_0, body, _VERSION_7_0)
+            payload = downgraded(batch.payloads[position], reply)
+            if payload is not None:
+                again.append(position)
+                batch.payloads[position] = payload
         if not again:
             return
         rows = [batch.rows[i] for i in again]

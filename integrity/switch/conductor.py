@@ -182,7 +182,7 @@ def stragglers_text(moved: Moved, left: str) -> str:
 
 def recorded_plan(steps: Mapping[str, StepRecord]) -> FencePlan | None:
     """The plan of a fence that may stand, from the steps of the operation that put it up; None where it was undone."""
-    pause = steps.get("pause")
+    pause = steps.get("pause") or steps.get("seal")
     if pause is None or not pause.attempts or pause.state is StepState.UNDONE:
         return None
     plan = pause.detail.get("plan")

@@ -371,9 +371,12 @@ class Rollback:
         green = impatient(self._conductor.sides.green, _DEAD_SECONDS)
         try:
             fence = Fence(green, green.identify(), keep_users=self._settings.cutover.keep_users)
-            fence.refuse(fence.plan())
+            plan = fence.plan()
+            # Before it is put up: whoever lifts it has to know what there was.
+            self._handle.event("green.sealed", {"plan": plan.to_dict()})
+            fence.refuse(plan)
         except ServerError as error:
             return {"sealed": False, "problem": error.problem}
         except GreenflyError as error:
             return {"sealed": False, "problem": str(error)}
-        return {"sealed": True}
+        return {"sealed": True, "plan": plan.to_dict()}

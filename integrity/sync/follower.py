@@ -11,14 +11,14 @@ dirty), that is a *gap*.  It is recorded, and only a comparison that began after
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
 from integrity.endpoint import read_info
-from integrity.errors import ServerError
+from integrity.errors import PermissionRefused, ProtocolError, ServerError
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from integrity.ledger.store import NewFinding
@@ -34,6 +34,7 @@ from integrity.sync.dirty import DirtyKeys
 from integrity.sync.feed import Feed
 from integrity.sync.heartbeat import Heartbeat
 from integrity.sync.link import Link
+from integrity.sync.monitor_queue import restore_queue, widen_queue
 from integrity.sync.opening import open_feed
 from integrity.sync.prover import Prover
 from integrity.sync.spool import Spool
@@ -119,6 +120,7 @@ class Follower:
         """Names that have findings which a later comparison may settle."""
         self._excepted: set[tuple[int, bytes, FindingClass]] = set()
         self._heartbeat: Heartbeat | None = None
+        self._queue_before: int | None = None
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Follower:
         """
         link, settings = self.link, self.settings
         self._feed = open_feed(link.source, link.source_identity, settings.sync, self._progress.say)
+        self._widen_queue()
         self._databases.update(self._given_databases() or ())
         self._swaps = self._swap_count()
         if settings.sync.heartbeat_key is not None:
@@ -152,6 +155,21 @@ class Follower:
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+        if self._queue_before is not None:
+            # Where it cannot be put back, the server is gone, and its settings with it.
+            with suppress(ServerError):
+                restore_queue(self.link.source, self._queue_before)
+
+    def _widen_queue(self) -> None:
+        """Dragonfly closes a MONITOR without a word where too many of its lines wait: let more wait."""
+        wanted = self.feed_name == "monitor" and self.settings.sync.widen_monitor_queue
+        if not wanted or self.link.source_identity.engine != "dragonfly":
+            return
+        with suppress(PermissionRefused, ProtocolError):
+            before = widen_queue(self.link.source)
+            if before is not None:
+                self._queue_before = before
+                self._handle.event("sync.queue-widened", {"pipeline_queue_limit": before})
 
     def close_connections(self) -> None:
         """Close what is open to both servers, but for the feed; it is opened again where it is needed."""
@@ -284,6 +302,7 @@ class Follower:
         self._feed = open_feed(
             self.link.source, self.link.source_identity, self.settings.sync, self._progress.say
         )
+        self._widen_queue()
         self._lost_feed = False
         self._lost_at = None
         self._progress.say(f"Following again ({self.feed_name}).")

@@ -43,6 +43,11 @@ class SyncSettings(Section):
     settle_seconds: Annotated[float, Field(ge=0)] = Field(
         0.5, description="with MONITOR: a key is compared no sooner than this after it was named"
     )
+    widen_monitor_queue: bool = Field(
+        True,
+        description="with MONITOR on Dragonfly: raise its pipeline_queue_limit, which closes a MONITOR under load; "
+        "put back when following ends",
+    )
     group_seconds: Annotated[float, Field(gt=0)] = Field(
         2.0, description="how often the consumer groups of all streams are compared, which no feed announces"
     )

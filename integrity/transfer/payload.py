@@ -11,9 +11,12 @@ from typing import Final
 import anycrc
 
 from integrity.replies import ErrorReply, Reply
+from integrity.transfer.downgrade import STREAM_7_0, STREAM_7_2, stream_for_7_0
 
 FOOTER_BYTES: Final = 10
 _CRC64: Final = anycrc.Model("CRC64-REDIS")
+_WRONG_VERSION: Final = "version or checksum"
+_WRONG_FORM: Final = "Bad data format"
 
 _TYPES: Final[dict[str, tuple[int, ...]]] = {
     "string": (0,),
@@ -57,14 +60,36 @@ def with_rdb_version(payload: bytes, version: int) -> bytes:
 
 
 def for_older_server(payload: bytes, refusal: Reply) -> bytes | None:
+    """The payload in the form of an older server, where *refusal* says that this may help; None where it cannot.
+
+    Whether it arrived as the same value is for the verification to say, as for every key.
+    """
+    return relabelled(payload, refusal) or downgraded(payload, refusal)
+
+
+def relabelled(payload: bytes, refusal: Reply) -> bytes | None:
     """The payload under the oldest RDB version that has its type, where *refusal* is about the version alone.
 
-    A newer server writes the same body under a newer version (Valkey 9 writes 80, Redis 8.6 writes 13).  Whether it
-    arrived as the same value is for the verification to say, as for every key.  None where that cannot help.
+    A newer server writes the same body under a newer version (Valkey 9 writes 80, Redis 8.6 writes 13).
     """
-    if not isinstance(refusal, ErrorReply) or "version or checksum" not in str(refusal):
+    if not isinstance(refusal, ErrorReply) or _WRONG_VERSION not in str(refusal):
         return None
     version = lowest_rdb_version(payload[0])
     if version is None or version >= rdb_version(payload):
         return None
     return with_rdb_version(payload, version)
+
+
+def downgraded(payload: bytes, refusal: Reply) -> bytes | None:
+    """A stream of Redis 7.2 or Dragonfly as one of Redis 7.0, where *refusal* is about version or type.
+
+    The two differ by times that no checksum holds.
+    """
+    if payload[0] != STREAM_7_2 or not isinstance(refusal, ErrorReply):
+        return None
+    if _WRONG_VERSION not in str(refusal) and _WRONG_FORM not in str(refusal):
+        return None
+    body, version = stream_for_7_0(payload[1:-FOOTER_BYTES]), lowest_rdb_version(STREAM_7_0)
+    if body is None or version is None:
+        return None
+    return with_rdb_version(bytes([STREAM_7_0]) + body + bytes(FOOTER_BYTES), version)

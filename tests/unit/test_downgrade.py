@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integrity.snapshot.downgrade import stream_for_7_0
+from integrity.transfer.downgrade import stream_for_7_0
 
 IDENTIFIER = bytes(range(16))
 TIME = b"\x11" * 8
