@@ -11,7 +11,7 @@ from reports.facts import flatten
 from reports.series import Unit
 from reports.steps import StepView
 
-_SHOWN_ELSEWHERE: Final = frozenset({"gates", "canary", "write_pause_ms"})
+_SHOWN_ELSEWHERE: Final = frozenset({"gates", "canary", "write_pause_ms", "ok"})
 
 
 def number_text(value: float | None, unit: Unit) -> str:
@@ -50,8 +50,13 @@ def pairs(table: Mapping[str, object], *left_out: str) -> str:
 
 
 def step_detail(step: StepView) -> str:
-    """What a step recorded that no other section shows."""
-    return pairs(step.detail, *_SHOWN_ELSEWHERE)
+    """What a step recorded that no other section shows; inner tables are for machines."""
+    plain = {
+        name: value
+        for name, value in step.detail.items()
+        if not isinstance(value, dict) and value not in ("", [])
+    }
+    return pairs(plain, *_SHOWN_ELSEWHERE)
 
 
 def moment_text(text: str | None) -> str:
