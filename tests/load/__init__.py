@@ -11,4 +11,12 @@ Independent of what it judges: nothing here imports the engine.
 Every key belongs to one connection of one process, and a connection has one unit (a command, a transaction, a script)
 in flight: the log of a process is therefore the order of what happened to its keys.  Keys that all of them write are
 written with commutative commands only.  A key with a write whose reply never came is not written again.
+
+    with Load(env_file, folder) as load:
+        load.wait_for(5000)
+        ...  # move the application
+        load.stop()
+    assert check(replay(folder), url_of_the_serving_side) == []
+    assert overlaps(folder) == []
+    pauses = [gap.seconds for gap in switch_gaps(folder)]
 """

@@ -20,7 +20,10 @@ class Target:
     user: str
     password: str
     generation: int
-    """When the file was written, in nanoseconds: orders one switch after another for all processes."""
+    """When the file was last changed or put into place, in nanoseconds: orders the switches for all processes.
+
+    An older file that is put back counts as new, which its time of writing would not tell.
+    """
 
     @property
     def side(self) -> str:
@@ -40,7 +43,7 @@ class EnvironmentFile:
         """The server to use now.  A file that is away at this moment, or half written, changes nothing."""
         try:
             found = self._path.stat()
-            if (found.st_mtime_ns, found.st_ino, found.st_size) != self._seen:
+            if (found.st_ctime_ns, found.st_ino, found.st_size) != self._seen:
                 self.target = self._read()
         except (OSError, LookupError, ValueError):
             pass
@@ -62,9 +65,9 @@ class EnvironmentFile:
             parts.port or 6379,
             unquote(parts.username or ""),
             unquote(parts.password or ""),
-            found.st_mtime_ns,
+            found.st_ctime_ns,
         )
-        self._seen = found.st_mtime_ns, found.st_ino, found.st_size
+        self._seen = found.st_ctime_ns, found.st_ino, found.st_size
         return target
 
 

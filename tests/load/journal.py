@@ -52,7 +52,7 @@ class Timed:
     side: str
     """Host and port of the server."""
     generation: int
-    """When the environment file that named this server was written: orders the switches between sides."""
+    """When the environment file that named this server was put into place: orders the switches between sides."""
     sent_ns: int
     sent_wall_ns: int
     ended_ns: int

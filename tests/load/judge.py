@@ -48,14 +48,15 @@ def at_risk_missing(expected: Expected, url: str) -> set[Place]:
     Where the application went on writing to that server, a key can also be wrong for what it was made from, by a RENAME
     for instance: :meth:`tests.load.load.Load.stay` prevents that.
     """
-    return {(violation.database, violation.key) for violation in _check_contents(expected, url)}
+    found = _check_contents(expected, url, assume_not_done=True)
+    return {(violation.database, violation.key) for violation in found}
 
 
 def _key_of(command: tuple[bytes, ...]) -> bytes:
     return next((part for part in command if part.startswith(PREFIX)), b"")
 
 
-def _check_contents(expected: Expected, url: str) -> list[Violation]:
+def _check_contents(expected: Expected, url: str, *, assume_not_done: bool = False) -> list[Violation]:
     before_ms = time_ns() // 1_000_000
     actual = _read(expected, url)
     judge = _Judge(actual, before_ms, time_ns() // 1_000_000)
@@ -64,7 +65,7 @@ def _check_contents(expected: Expected, url: str) -> list[Violation]:
     for place, held in expected.held.items():
         found += judge.place(place, held)
     for choices in expected.undecided:
-        found += judge.choices(choices)
+        found += judge.choices(choices, assume_not_done=assume_not_done)
     for place, tokens in expected.shared.items():
         found += judge.tokens(place, tokens)
     known = expected.held.keys() | undecided | expected.shared.keys()
@@ -101,12 +102,17 @@ class _Judge:
         found = self.actual.get(place)
         return [Violation(kind, *place, detail) for kind, detail in self._problems(held, found)]
 
-    def choices(self, choices: list[Branch]) -> list[Violation]:
-        """Keys of a write that was never answered: as before it, or as after it, and all of them alike."""
+    def choices(self, choices: list[Branch], *, assume_not_done: bool) -> list[Violation]:
+        """Keys of a write that was never answered: as before it, or as after it, and all of them alike.
+
+        :param assume_not_done: where they are neither, tell what is wrong with them as before it.
+        """
         verdicts = [
             [violation for place, held in branch.items() for violation in self.place(place, held)]
             for branch in choices
         ]
+        if assume_not_done and all(verdicts):
+            return verdicts[0]
         # Of two that are equally wrong, what is wrong with it done tells more.
         return min(reversed(verdicts), key=len)
 

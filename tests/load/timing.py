@@ -54,7 +54,8 @@ def overlaps(folder: Path, most: int = 100) -> list[Overlap]:
 
     A write takes effect between its sending and its answer.  Where the newer side has answered before the older one
     is even asked, both took writes in the order new, old, and between two switches there is one order only.  Which side
-    is newer is told by when the environment file that named it was written.  Writes without an answer prove nothing.
+    is newer is told by when the environment file that named it was put into place.  Writes without an answer prove
+    nothing.
 
     :param most: how many are returned.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from time import sleep
 
 import pytest
 from hiredis import ReplyError
@@ -100,6 +101,24 @@ def test_dragonfly_goes_before_redis_and_an_empty_value_is_none(tmp_path: Path) 
 
     assert green.side == "green:2"
     assert green.generation > blue.generation
+
+
+def test_an_old_file_that_is_put_back_is_the_newest(tmp_path: Path) -> None:
+    path, kept, fresh = tmp_path / ".env", tmp_path / ".env.previous", tmp_path / "fresh"
+    path.write_text("REDIS_URL=redis://blue:1\n")
+    environment = EnvironmentFile(path)
+    blue = environment.look()
+    fresh.write_text("REDIS_URL=redis://green:2\n")
+    sleep(0.02)
+    os.replace(path, kept)
+    os.replace(fresh, path)
+    green = environment.look()
+    sleep(0.02)
+    os.replace(kept, path)
+    again = environment.look()
+
+    assert (blue.side, green.side, again.side) == ("blue:1", "green:2", "blue:1")
+    assert blue.generation < green.generation < again.generation
 
 
 def test_a_file_that_is_away_for_a_moment_changes_nothing(tmp_path: Path) -> None:
