@@ -342,7 +342,7 @@ class Follower:
             self.streams.learn(database, carried.streams)
             self.dirty.suspected(carried.again)
 
-    def _prove_some(self) -> int:
+    def _prove_some(self, *, listens: bool = True) -> int:
         names = self.dirty.take_unproven(self.settings.sync.prove_keys)
         if not names:
             return 0
@@ -353,8 +353,9 @@ class Follower:
                 Prover(self.link, self.settings, self._ledger, self._handle.id, databases)
             )
         proof = self._prover.prove(names, databases)
-        # What was announced while it was compared differs for a reason, and is dirty again.
-        self.listen()
+        if listens:
+            # What was announced while it was compared differs for a reason, and is dirty again.
+            self.listen()
         self._expect(proof.expected)
         self.dirty.proven(proof.equal)
         self.suspects.difference_update(proof.equal)
@@ -404,33 +405,20 @@ class Follower:
         carried, gaps = self.carried + self.removed, self.gaps
         self.dirty.retry_stuck()
         reason = ""
-        while True:
-            left = until - monotonic()
-            if left <= 0:
+        if self._feed is not None and not self._feed.catch_up(seconds):
+            reason = "the feed did not catch up"
+        self.listen()
+        if groups:
+            self._compare_groups()
+        # From here on nothing is taken in: what is announced now was refused (Dragonfly's MONITOR shows that too), and
+        # applications that try again and again would keep this from ever ending.
+        while not self.dirty.is_settled() and not reason:
+            if monotonic() > until:
                 reason = f"not drained within {seconds:g} s"
                 break
-            if self._feed is not None and not self._feed.catch_up(left):
-                self.listen()
-                reason = "the feed did not catch up"
-                break
-            self.listen()
-            if groups:
-                groups = False
-                self._compare_groups()
-            while not self.dirty.is_settled() and monotonic() < until:
-                keep()
-                self.listen()
-                if self._carry_some() + self._prove_some() == 0:
-                    self.wait(0.05)
-            if not self.dirty.is_settled():
-                continue
-            # Once more: what a late announcement brought.
-            if self._feed is not None and not self._feed.catch_up(max(0.0, until - monotonic())):
-                reason = "the feed did not catch up"
-                break
-            self.listen()
-            if self.dirty.is_settled():
-                break
+            keep()
+            if self._carry_some() + self._prove_some(listens=False) == 0:
+                self._handle.wait(min(0.05, self.dirty.next_due() or 0.0))
         self._watch_swaps()
         if not reason and self.gaps != gaps:
             reason = self.gap or "a gap"

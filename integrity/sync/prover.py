@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from time import time
 from types import TracebackType
 from typing import Self
 
-from integrity.ledger.models import FindingState
+from integrity.ledger.models import FindingClass, FindingState
 from integrity.ledger.store import Ledger, NewFinding
 from integrity.rules import Rules
 from integrity.settings import Settings
@@ -36,6 +37,7 @@ class Prover:
         self, link: Link, settings: Settings, ledger: Ledger, run_id: str, databases: Sequence[int]
     ) -> None:
         self._rules = Rules.of(settings.rules)
+        self._tolerance_ms = settings.verify.expiry_tolerance_ms
         self._excepts = FindingRules(ledger, run_id, settings, link.target_identity)
         self._present = Present(
             link.source,
@@ -70,6 +72,7 @@ class Prover:
                 if pair.findings and self._in_scope(pair):
                     found += pair.findings
         proof = Proof()
+        found = [finding for finding in found if not self._expired(finding)]
         for finding in self._excepts.apply(found):
             if finding.state is FindingState.EXCEPTION:
                 proof.expected.append(finding)
@@ -77,6 +80,15 @@ class Prover:
                 proof.different.setdefault(finding.key, []).append(finding)
         proof.equal = [name for name in names if name not in proof.different]
         return proof
+
+    def _expired(self, finding: NewFinding) -> bool:
+        """Whether the key is gone on both sides by what it is: a Dragonfly that is paused still shows expired keys."""
+        at = finding.source_expiry_ms
+        return (
+            finding.finding_class is FindingClass.MISSING
+            and at is not None
+            and 0 <= at <= time() * 1000 + self._tolerance_ms
+        )
 
     def _in_scope(self, pair: Pair) -> bool:
         kind = pair.source.kind_name or pair.target.kind_name or ""
