@@ -50,8 +50,8 @@ def repairable_run(ledger: Ledger, wanted: str, settings: Settings) -> Run:
             "Name a migrate or a verify run; `greenfly runs list` shows all.",
         )
     _require_same_servers(run, settings)
-    for other in ledger.repair_runs(run.id):
-        if other.state is RunState.RUNNING and other.lease_until > now:
+    for other in ledger.child_runs(run.id):
+        if other.kind is RunKind.REPAIR and other.state is RunState.RUNNING and other.lease_until > now:
             left = (other.lease_until - now).total_seconds()
             raise Refused(
                 f"Repair {other.id} of run {run.id} still belongs to process {other.lease_owner}.",

@@ -88,7 +88,7 @@ def build_repairs(ledger: Ledger, run: Run, detail: Facts) -> RepairsView | None
     :param detail: of the repair phase; empty where there was none.
     """
     # Operations of a sync run name it as their parent too.
-    children = (child for child in ledger.repair_runs(run.id) if child.kind is RunKind.REPAIR)
+    children = (child for child in ledger.child_runs(run.id) if child.kind is RunKind.REPAIR)
     runs = tuple(_repair_run(ledger, repair) for repair in children)
     if run.kind is not RunKind.REPAIR and not runs:
         return None

@@ -160,7 +160,7 @@ class Run(Base):
     lease_owner: Mapped[str] = mapped_column(String(300))
     lease_until: Mapped[datetime]
     parent_id: Mapped[str | None] = mapped_column(String(32))
-    """The run that this one repairs."""
+    """The run that this one rests on: the one that a repair repairs; the sync of a cutover, rollback or watch."""
 
 
 class Phase(Base):

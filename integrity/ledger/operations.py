@@ -13,7 +13,7 @@ OPERATIONS: Final = (RunKind.CUTOVER, RunKind.ROLLBACK)
 
 def operations(ledger: LedgerReader, sync_run_id: str) -> list[Run]:
     """The cutovers and rollbacks that rest on a sync run, oldest first."""
-    return [run for run in ledger.repair_runs(sync_run_id) if run.kind in OPERATIONS]
+    return [run for run in ledger.child_runs(sync_run_id) if run.kind in OPERATIONS]
 
 
 def under_way(ledger: LedgerReader, sync_run_id: str) -> Run | None:

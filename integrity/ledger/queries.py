@@ -204,8 +204,8 @@ class LedgerReader:
         with reading(self.engine) as connection:
             return audit.verify_chain(connection)
 
-    def repair_runs(self, run_id: str) -> list[Run]:
-        """The runs that repaired this one, or tried to, oldest first."""
+    def child_runs(self, run_id: str) -> list[Run]:
+        """The runs that rest on this one, whatever their kind, oldest first."""
         return self._all(select(Run).where(Run.parent_id == run_id).order_by(Run.started_at, Run.id))
 
     def repairs(self, run_id: str) -> list[Repair]:

@@ -63,7 +63,7 @@ class Ledger(LedgerReader):
     ) -> RunHandle:
         """Record a new run, owned by this process.
 
-        :param parent_id: the run that this one repairs.
+        :param parent_id: the run that this one rests on; for a repair, the one that it repairs.
         """
         now, run_id = datetime.now(UTC), new_run_id()
         handle = RunHandle(self.engine, run_id, settings.lease_seconds)
@@ -86,7 +86,8 @@ class Ledger(LedgerReader):
                     lease_until=now + timedelta(seconds=settings.lease_seconds),
                 )
             )
-            payload = {"kind": kind.value} | ({"repairs": parent_id} if parent_id else {})
+            parent = {"repairs" if kind is RunKind.REPAIR else "parent": parent_id} if parent_id else {}
+            payload = {"kind": kind.value} | parent
             audit.append(connection, run_id, operator_name(), "run.started", payload)
         return handle
 

@@ -234,7 +234,7 @@ class RepairPhase:
     def _unsure(self) -> list[tuple[int, int, str]]:
         """Finding ids (first, last) that a killed repair wrote about without recording it, and that repair's id."""
         found = []
-        for run in self._ledger.repair_runs(self._parent.id):
+        for run in self._ledger.child_runs(self._parent.id):
             if run.id == self._handle.id or run.state is RunState.FINISHED:
                 continue
             events = [e for e in self._ledger.events(run.id) if e.kind in {_BEGUN, "repair.applied"}]

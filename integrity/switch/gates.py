@@ -286,7 +286,7 @@ def _last_cutover(ledger: Ledger, sync_run_id: str) -> datetime | None:
     """When the newest cutover of this sync run ended well; approvals before it are used up."""
     ended = [
         run.ended_at
-        for run in ledger.repair_runs(sync_run_id)
+        for run in ledger.child_runs(sync_run_id)
         if run.kind is RunKind.CUTOVER and run.state is RunState.FINISHED and run.ended_at is not None
     ]
     return max(ended, default=None)

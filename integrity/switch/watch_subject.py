@@ -39,7 +39,7 @@ def find_subject(ledger: Ledger, wanted: str) -> Subject:
             "Name the sync run or the cutover run that is to be watched.",
         )
     sync = run if run.kind is RunKind.SYNC or run.parent_id is None else ledger.find_run(run.parent_id)
-    others = ledger.repair_runs(sync.id)
+    others = ledger.child_runs(sync.id)
     cutovers = [other for other in others if other.kind is RunKind.CUTOVER]
     cutover = run if run.kind is RunKind.CUTOVER else (cutovers[-1] if cutovers else None)
     if cutover is None or not _went_through(ledger, cutover):
@@ -63,7 +63,7 @@ def find_subject(ledger: Ledger, wanted: str) -> Subject:
 
 def rolled_back_by(ledger: Ledger, subject: Subject) -> str | None:
     """The id of the run that has sent the applications back to blue since the cutover; None where none has."""
-    for run in reversed(ledger.repair_runs(subject.sync.id)):
+    for run in reversed(ledger.child_runs(subject.sync.id)):
         later = run.kind is RunKind.ROLLBACK and run.started_at > subject.cutover.started_at
         if later and _went_through(ledger, run):
             return run.id
