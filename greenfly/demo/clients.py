@@ -22,7 +22,7 @@ def open_client(url: str, database: int = 0, *, timeout: float = 30.0, ca_file: 
         url,
         protocol=2,
         driver_info=None,
-        client_name="greenfly:demo",
+        client_name="demo",
         decode_responses=False,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=timeout,
