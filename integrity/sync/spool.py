@@ -1,8 +1,8 @@
 """The names of keys that are not known to be carried over, in a file, so that they outlive this process.
 
 Needed for one thing: when the followed server is dead, and this process with it, the file tells what is at risk.  Names
-are appended as they are announced, and the file is written anew, short again, about once a second.  It is not synced to
-disk: it survives a killed process, not a crashed machine.
+are appended as they are announced, and the file is written anew, short again, about once a second, or more seldom where
+that takes long.  It is not synced to disk: it survives a killed process, not a crashed machine.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from integrity.errors import LedgerError
 
 _LENGTH: Final = struct.Struct("<I")
 _KEEP_SECONDS: Final = 1.0
+_REST: Final = 20
+"""Writing the file anew may take one part in so many of the time."""
 
 
 class Spool:
@@ -25,11 +27,17 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._kept = 0.0
+        self._keep_from = 0.0
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
+            raise _cannot(path, error) from error
+        try:
+            # A name that a kill cut off would swallow the names that are appended behind it.
+            os.ftruncate(self._file, _names_in(path.read_bytes())[1])
+        except OSError as error:
+            os.close(self._file)
             raise _cannot(path, error) from error
 
     def add(self, names: Iterable[bytes]) -> None:
@@ -38,19 +46,27 @@ class Spool:
 
     def keep(self, names: Callable[[], Iterable[bytes]]) -> None:
         """Now and then: only these are not known to be carried over."""
-        now = monotonic()
-        if now - self._kept < _KEEP_SECONDS:
+        began = monotonic()
+        if began < self._keep_from:
             return
-        self._kept = now
         new = self.path.with_suffix(".new")
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         except OSError as error:
             raise _cannot(new, error) from error
-        self._write(file, names())
-        os.replace(new, self.path)
+        try:
+            self._write(file, names())
+            os.replace(new, self.path)
+        except OSError as error:
+            os.close(file)
+            raise _cannot(self.path, error) from error
+        except LedgerError:
+            os.close(file)
+            raise
         os.close(self._file)
         self._file = file
+        took = monotonic() - began
+        self._keep_from = began + max(_KEEP_SECONDS, _REST * took)
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -76,15 +92,20 @@ def read_spool(path: Path) -> set[bytes]:
         return set()
     except OSError as error:
         raise _cannot(path, error) from error
-    names, at = set(), 0
-    while at + _LENGTH.size <= len(data):
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        if at + length > len(data):
+    return _names_in(data)[0]
+
+
+def _names_in(data: bytes) -> tuple[set[bytes], int]:
+    """The whole names, and where the last of them ends."""
+    names, end = set(), 0
+    while end + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, end)
+        after = end + _LENGTH.size + length
+        if after > len(data):
             break
-        names.add(data[at : at + length])
-        at += length
-    return names
+        names.add(data[end + _LENGTH.size : after])
+        end = after
+    return names, end
 
 
 def _cannot(path: Path, error: OSError) -> LedgerError:
