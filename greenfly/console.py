@@ -10,15 +10,18 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from greenfly.exit_codes import ExitCode
+from integrity.ledger.vocabulary import RunKind
 from integrity.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from flows.sequence import NothingToRepair, Outcome
+    from flows.sequence import NothingToRepair, Outcome, PhaseOutcome
     from integrity.errors import GreenflyError
     from integrity.repair_plan import KeyPlan
 
 _PLAIN_EVERY_SECONDS: Final = 5.0
 _LIVE_EVERY_SECONDS: Final = 0.1
+_FOLLOWING: Final = "sync"
+"""The phase that has no rate: it counts what it compares, over and over."""
 _BOLD, _RED, _GREEN, _YELLOW, _DIM, _RESET = (
     "\x1b[1m",
     "\x1b[31m",
@@ -74,7 +77,7 @@ class LineProgress:
         """Finish the line."""
         seconds = monotonic() - self._started
         text = f"{self._name:<9} {seconds:6.1f} s"
-        if self._keys:
+        if self._keys and self._name != _FOLLOWING:
             rate = self._keys / max(seconds, 1e-9)
             text += f"  {self._keys:>12,} keys  {rate:>10,.0f} keys/s  {human_bytes(self._bytes):>10}"
         self._write(text, final=True)
@@ -141,12 +144,15 @@ def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> No
         lines += [_verdict_line(outcome.verdict.value, outcome.reason or "", colour), ""]
     lines.append(f"  run       {outcome.run_id}")
     if outcome.repairs:
-        lines.append(f"  repairs   run {outcome.repairs}")
+        rests_on = "repairs" if outcome.kind is RunKind.REPAIR else "sync"
+        lines.append(f"  {rests_on:<9} run {outcome.repairs}")
     lines.append(f"  source    {outcome.source}")
     if outcome.target:
         lines.append(f"  target    {outcome.target} ({outcome.target_engine})")
     for phase in outcome.phases:
-        if phase.keys:
+        if phase.name == _FOLLOWING:
+            lines.append(_followed_line(phase))
+        elif phase.keys:
             rate = phase.keys / max(phase.seconds, 1e-9)
             lines.append(
                 f"  {phase.name:<9} {phase.keys:,} keys, {human_bytes(phase.bytes)}, in {phase.seconds:.1f} s "
@@ -181,6 +187,15 @@ def _rule_lines(outcome: Outcome) -> list[str]:
         )
         lines.append(f"  expected  {by_rule}")
     return lines
+
+
+def _followed_line(phase: PhaseOutcome) -> str:
+    removed = phase.detail.get("removed")
+    took = f", in {human_seconds(phase.seconds)}" if phase.seconds else ""
+    return (
+        f"  {phase.name:<9} {phase.keys:,} keys carried over, {removed if isinstance(removed, int) else 0:,} removed"
+        f"{took}"
+    )
 
 
 def _copied_line(detail: Mapping[str, object]) -> list[str]:

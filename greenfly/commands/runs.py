@@ -1,4 +1,4 @@
-"""``greenfly runs list|show|pause|resume|limit``"""
+"""``greenfly runs list|show|pause|resume|stop|limit``"""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def list_runs(
                         "source": run.source_address,
                         "target": run.target_address,
                         "label": run.label,
+                        "parent": run.parent_id,
                     }
                     for run in runs
                 ]
@@ -87,8 +88,9 @@ def show(
     state_dir: o.StateDir = None,
     as_json: o.Json = False,
 ) -> None:
-    """One run: phases, verdict, checkpoints, findings."""
+    """One run: phases, verdict, checkpoints, findings; the board of a sync, the steps of a cutover or rollback."""
     from flows.sequence import read_outcome
+    from greenfly.commands.run_live import read_live
     from greenfly.console import human_seconds, print_json, print_outcome
     from greenfly.exit_codes import ExitCode
     from integrity.ledger import open_ledger
@@ -102,6 +104,7 @@ def show(
         listed = ledger.findings(found.id, limit=findings) if findings else []
         total = sum(ledger.finding_counts(found.id).values())
         control = ledger.control(found.id)
+        live = read_live(ledger, found)
     finally:
         ledger.close()
     if as_json:
@@ -111,6 +114,7 @@ def show(
                 "state": shown_state(found),
                 "error": {"kind": found.error_kind, "text": found.error} if found.error_kind else None,
                 "control": _control_values(control) if control.updated_at else None,
+                **live.to_dict(),
                 "checkpoints": [
                     {
                         "phase": c.phase.value,
@@ -132,6 +136,8 @@ def show(
         typer.echo(
             f"  control   {_control_text(control)} (by {control.updated_by}, {control.updated_at:%Y-%m-%d %H:%M} UTC)"
         )
+    for line in live.lines(datetime.now(UTC)):
+        typer.echo(line)
     for c in checkpoints:
         typer.echo(
             f"  {c.phase.value:<9} database {c.database}: {c.keys:,} keys in {c.batches:,} batches, "

@@ -14,6 +14,11 @@ from greenfly.exit_codes import MEANING, ExitCode, exit_code_for
 from integrity import errors
 from integrity.errors import GreenflyError, Role, ServerError
 from integrity.ledger.models import RunKind, Verdict
+from integrity.switch.asker import NotDone
+from integrity.switch.conductor import NotConfirmed
+from integrity.switch.cutover import GatesClosed
+from integrity.switch.environment import EnvironmentChanged
+from integrity.switch.machine import UndoFailed
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -33,7 +38,10 @@ OTHER_ERRORS: dict[type[GreenflyError], int] = {
     errors.Refused: 4,
     errors.LedgerError: 5,
     errors.ArtifactError: 6,
+    errors.Undone: 8,
+    errors.Unfinished: 9,
     errors.OrchestratorFailed: 30,
+    errors.EnvironmentFailed: 31,
 }
 
 
@@ -62,8 +70,31 @@ def test_a_signal_ends_with_128_and_its_number() -> None:
     assert [int(ExitCode.INTERRUPTED), int(ExitCode.TERMINATED)] == [130, 143]
 
 
+def test_a_run_that_another_process_took_over_is_an_error_of_the_ledger() -> None:
+    assert exit_code_for(errors.RunTakenOver("20261126-004900-2a87bd")) is ExitCode.LEDGER
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (GatesClosed([]), ExitCode.REFUSED),
+        (NotDone("The sync process did not answer.", ""), ExitCode.REFUSED),
+        (NotConfirmed("Nobody came.", ""), ExitCode.UNDONE),
+        (UndoFailed("The fence stands.", ""), ExitCode.UNFINISHED),
+        (EnvironmentChanged("Somebody else wrote it.", ""), ExitCode.REFUSED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_cutover_ends_with_has_the_code_of_its_kind(error: GreenflyError, code: ExitCode) -> None:
+    assert exit_code_for(error) is code
+
+
 def test_no_error_of_the_tree_is_left_without_a_code() -> None:
-    known = {*SERVER_ERRORS, *OTHER_ERRORS, errors.Interrupted, errors.ServerError}
+    known = {
+        *SERVER_ERRORS,
+        *OTHER_ERRORS,
+        *(errors.Interrupted, errors.RunTakenOver, errors.ServerError),
+    }
     ours = {kind for kind in descendants(GreenflyError) if kind.__module__ == errors.__name__}
 
     assert ours == known
@@ -96,7 +127,7 @@ def test_the_readmes_table_is_this_table() -> None:
         pytest.skip("README has no table of exit codes yet")
 
     assert {int(code): meaning.replace("`", "") for code, meaning in rows} == {
-        int(code): meaning for code, meaning in MEANING.items()
+        int(code): meaning.replace("`", "") for code, meaning in MEANING.items()
     }
 
 
@@ -117,7 +148,9 @@ def outcome(kind: RunKind, verdict: Verdict | None) -> Outcome:
         (None, 3),
     ],
 )
-@pytest.mark.parametrize("kind", [RunKind.MIGRATE, RunKind.VERIFY])
+@pytest.mark.parametrize(
+    "kind", [RunKind.MIGRATE, RunKind.VERIFY, RunKind.SYNC, RunKind.CUTOVER, RunKind.ROLLBACK]
+)
 def test_the_verdict_decides_the_code(kind: RunKind, verdict: Verdict | None, code: int) -> None:
     assert verdict_code(outcome(kind, verdict)) == code
 

@@ -286,9 +286,25 @@ def test_the_public_view_names_settings_as_a_file_does() -> None:
 
     assert set(shown) == {
         *("source", "target", "replica", "databases", "copy", "snapshot", "big_values", "verify", "rules"),
-        *("throttle", "state_dir", "ledger_url", "label", "workers", "reconnect_seconds", "lease_seconds"),
+        *(
+            "throttle",
+            "sync",
+            "switch",
+            "cutover",
+            "rollback",
+            "watch",
+            "state_dir",
+            "ledger_url",
+            "label",
+            "workers",
+            "reconnect_seconds",
+            "lease_seconds",
+        ),
     }
-    sections = ("copy", "snapshot", "big_values", "verify", "rules", "throttle")
+    sections = (
+        *("copy", "snapshot", "big_values", "verify", "rules", "throttle"),
+        *("sync", "switch", "cutover", "rollback", "watch"),
+    )
     again = Settings.model_validate({name: shown[name] for name in sections})
     assert public_view(again) | {"state_dir": ""} == shown | {"state_dir": ""}
 
@@ -375,3 +391,69 @@ def test_an_endpoint_never_prints_its_password() -> None:
 def test_an_endpoint_without_a_url_is_refused_by_its_role() -> None:
     with pytest.raises(ConfigurationError, match="--target"):
         Endpoint.from_settings("target", EndpointSettings())
+
+
+# -- the tables of a live move -----------------------------------------------------------------------------------------
+
+
+def test_a_live_move_is_set_in_tables_of_their_own() -> None:
+    toml = """
+[sync]
+feed = "tracking"
+max_backlog_bytes = "1MiB"
+[switch]
+kind = "dotenv"
+green_url = "redis://app:n1netyN1ne-balloons@green"
+[switch.dotenv]
+path = "/srv/app/.env"
+[cutover]
+approvals = 2
+keep_users = ["ops"]
+[rollback]
+prove = "changed"
+[watch]
+on_breach = "rollback"
+[watch.rules.lag_seconds]
+limit = 5
+"""
+
+    found = load(toml).settings
+
+    assert (found.sync.feed, found.sync.max_backlog_bytes) == ("tracking", 1024 * 1024)
+    assert (found.switch.kind, found.switch.dotenv.path) == ("dotenv", Path("/srv/app/.env"))
+    assert (found.cutover.approvals, found.cutover.keep_users) == (2, ("ops",))
+    assert (found.rollback.prove, found.watch.on_breach) == ("changed", "rollback")
+    assert found.watch.rules.lag_seconds.limit == 5
+    assert SECRET not in json.dumps(public_view(found))
+
+
+@pytest.mark.parametrize(
+    ("toml", "name"),
+    [
+        ("[sync]\nfeed = 'keyspace'\n", "sync.feed"),
+        ("[sync]\nbatch_keys = 1001\n", "sync.batch_keys"),
+        ("[cutover]\ndrain_seconds = 0\n", "cutover.drain_seconds"),
+        ("[cutover]\nmin_headroom = 1\n", "cutover.min_headroom"),
+        ("[cutover]\nunconfirmed = 'wait'\n", "cutover.unconfirmed"),
+        ("[rollback]\nprove = 'nothing'\n", "rollback.prove"),
+        ("[rollback]\nabandon = true\n", "rollback.abandon"),
+        ("[watch]\non_dead = 'rollback'\n", "watch.on_dead"),
+    ],
+)
+def test_what_a_live_move_cannot_do_is_refused_by_name(toml: str, name: str) -> None:
+    assert name in refusal(toml)
+
+
+def test_a_live_move_is_set_by_variables_too() -> None:
+    environ = {
+        "GREENFLY_SYNC__HEARTBEAT_KEY": "beat",
+        "GREENFLY_CUTOVER__FALLBACK": "false",
+        "GREENFLY_ROLLBACK__DRAIN_SECONDS": "7.5",
+        "GREENFLY_SWITCH__KIND": "dotenv",
+        "GREENFLY_SWITCH__DOTENV__PATH": "/srv/app/.env",
+    }
+
+    found = load(environ=environ).settings
+
+    assert (found.sync.heartbeat_key, found.cutover.fallback) == ("beat", False)
+    assert (found.rollback.drain_seconds, found.switch.dotenv.path) == (7.5, Path("/srv/app/.env"))
