@@ -7,7 +7,8 @@ reader that stalls is not dropped, the server buffers for it without bound.  So 
 read: it waits for its socket and nothing else, and takes a lock only for as long as two dictionaries change hands.
 
 The server writes pushes at the end of each turn of its event loop, replies in the middle: what was changed before a
-PING is certain to be pushed before the reply to the *next* PING.  :meth:`TrackingFeed.catch_up` waits for two.
+PING is certain to be pushed before the reply to the *next* PING.  :meth:`TrackingFeed.catch_up` waits for two.  A
+server that is busy with a script answers by an error, and announces what the script changed when it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from threading import Event, Lock, Thread
+from threading import Condition, Event, Lock, Thread
 from time import monotonic
 from typing import Final, Self
 
@@ -35,6 +36,9 @@ _PING: Final = pack(b"PING")
 _FLUSHED: Final = "the server announced that every key may have changed (FLUSHDB, FLUSHALL or a reload)"
 _PING_SECONDS: Final = 1.0
 """How often the reader asks for a sign of life; also bounds how old :attr:`Loss.since` can be."""
+_NOT_NOW: Final = ("BUSY", "LOADING")
+_BUSY_SECONDS: Final = 0.05
+"""How long a server that refuses to answer is left alone while somebody waits."""
 
 
 class TrackingUnsupported(ServerError):
@@ -66,9 +70,13 @@ class TrackingFeed:
         self._pinged_before = self._complete_until
         self._pinging: datetime | None = None
         """When the ping was sent whose reply is on its way."""
+        self._refused = False
+        """Whether the last ping was answered by an error."""
         self._requests = 0
         """How often :meth:`catch_up` was called; the reading thread sees it change."""
-        self._caught_up = Event()
+        self._answered = 0
+        """The newest request that is done."""
+        self._caught_up = Condition()
         self._closing = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -136,10 +144,13 @@ class TrackingFeed:
 
     def catch_up(self, seconds: float) -> bool:
         """Two round trips: what was changed before this call has been seen."""
-        self._caught_up.clear()
-        self._requests += 1
+        with self._caught_up:
+            self._requests += 1
+            number = self._requests
         self._wake()
-        return self._caught_up.wait(seconds) and self._loss is None
+        with self._caught_up:
+            self._caught_up.wait_for(lambda: self._answered >= number or self._loss is not None, seconds)
+            return self._answered >= number and self._loss is None
 
     def backlog(self) -> int:
         """Bytes of pushes that wait on the server, from its client list.
@@ -148,9 +159,15 @@ class TrackingFeed:
         """
         if self._control is None:
             self._control = self._endpoint.connect("backlog")
-        reply = self._control.exchange([pack(b"CLIENT", b"LIST", b"ID", b"%d" % self._client_id)])[0]
-        if isinstance(reply, ErrorReply):  # Before 6.2 there is only the whole list.
-            reply = self._control.command(b"CLIENT", b"LIST")
+        try:
+            reply = self._control.exchange([pack(b"CLIENT", b"LIST", b"ID", b"%d" % self._client_id)])[0]
+            if isinstance(reply, ErrorReply):  # Before 6.2 there is only the whole list.
+                reply = self._control.command(b"CLIENT", b"LIST")
+        except ServerError:
+            # Else whoever asks again would meet the same broken connection, whatever became of the server.
+            self._control.close()
+            self._control = None
+            raise
         if not isinstance(reply, bytes):
             return 0
         mine = b"id=%d " % self._client_id
@@ -207,7 +224,7 @@ class TrackingFeed:
         counts = False
         self._take_in()
         while not self._closing:
-            events = dict(poll.poll(_PING_SECONDS * 1000))
+            events = dict(poll.poll((_BUSY_SECONDS if rounds and self._refused else _PING_SECONDS) * 1000))
             now = monotonic()
             if self._wake_read in events:
                 os.read(self._wake_read, 4096)
@@ -217,13 +234,16 @@ class TrackingFeed:
                 if self._take_in() and counts:
                     rounds -= 1
                     if not rounds:
-                        self._caught_up.set()
+                        with self._caught_up:
+                            self._answered = requests
+                            self._caught_up.notify_all()
             if now - heard > self._silence:
                 raise self._unreachable(f"silent for {self._silence:g} s.")
             if requests != self._requests:
                 requests, rounds = self._requests, 2
                 counts = False  # A ping that is on its way was sent before the request.
-            if self._pinging is None and (rounds or now - pinged >= _PING_SECONDS):
+            due = _PING_SECONDS if not rounds else _BUSY_SECONDS if self._refused else 0.0
+            if self._pinging is None and now - pinged >= due:
                 pinged, counts = now, bool(rounds)
                 self._pinging = datetime.now(UTC)
                 self._socket.sendall(_PING)
@@ -251,8 +271,11 @@ class TrackingFeed:
                         everything = True
                     else:
                         names.update(reply[1])
+            elif isinstance(reply, ErrorReply) and str(reply).startswith(_NOT_NOW):
+                # Busy with a script, whose changes it announces afterwards: this tells of life, and of no more.
+                self._refused, self._pinging = True, None
             elif self._pinging is not None:
-                answered = True
+                answered, self._refused = True, False
                 # Changes before a ping are pushed before the reply to the ping after it.
                 self._complete_until, self._pinged_before = self._pinged_before, self._pinging
                 self._pinging = None
@@ -269,7 +292,8 @@ class TrackingFeed:
         with self._lock:
             self._loss = Loss(reason, self._complete_until)
         self._something.set()
-        self._caught_up.set()
+        with self._caught_up:
+            self._caught_up.notify_all()
 
     def _unreachable(self, problem: str) -> ServerUnreachable:
         return ServerUnreachable(
