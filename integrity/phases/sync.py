@@ -379,17 +379,18 @@ class SyncPhase:
             self._ledger,
             self._handle,
             self._progress,
-            lambda: self._cycle_until(began + seconds),
+            lambda: self._keep_until(began + seconds),
+            fenced=True,
         )
         self._compared_at = monotonic()
         self._passes.append(compared)
         drained = self._follower.drain(max(0.1, seconds - (monotonic() - began)), self._keep)
         return drained.to_dict() | {"compared": compared.compared, "differed": compared.differed}
 
-    def _cycle_until(self, until: float) -> None:
+    def _keep_until(self, until: float) -> None:
+        # Nothing is taken in: what is announced behind the fence was refused.
         if monotonic() > until:
             raise Refused("Comparing everything takes longer than the budget allows.", "Raise the budget.")
-        self._follower.cycle()
         self._keep()
 
     def _turn_round(self, direction: Direction, seconds: float) -> Mapping[str, object]:

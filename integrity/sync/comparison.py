@@ -66,15 +66,22 @@ class _Turns:
 
 
 def compare_everything(
-    follower: Follower, ledger: Ledger, handle: RunHandle, progress: Progress, turn: Callable[[], None]
+    follower: Follower,
+    ledger: Ledger,
+    handle: RunHandle,
+    progress: Progress,
+    turn: Callable[[], None],
+    *,
+    fenced: bool = False,
 ) -> Compared:
     """Compare every key of both sides, in both directions, and carry over what differs.
 
     :param turn: called before each page and while suspects are settled; deals with changes, and with whatever else must
         not wait.
+    :param fenced: nobody writes: what differs is left to the drain that follows.
     :raises ServerError: a server is lost, full or refuses; nothing was proven.
     """
-    return _Comparison(follower, ledger, handle, progress, turn).run()
+    return _Comparison(follower, ledger, handle, progress, turn, fenced=fenced).run()
 
 
 class _Comparison:
@@ -85,7 +92,10 @@ class _Comparison:
         handle: RunHandle,
         progress: Progress,
         turn: Callable[[], None],
+        *,
+        fenced: bool,
     ) -> None:
+        self._fenced = fenced
         self._follower = follower
         self._handle = handle
         self._progress = progress
@@ -103,7 +113,8 @@ class _Comparison:
         follower.dirty.retry_stuck()
         try:
             totals = self._compare()
-            self._settle()
+            if not self._fenced:
+                self._settle()
         except BaseException:
             follower.compare_due = True
             raise
@@ -175,6 +186,8 @@ class _Comparison:
     def _turns(self) -> None:
         until = monotonic() + _LONGEST_TURN_SECONDS
         self._turn()
+        if self._fenced:
+            return
         while len(self._follower.dirty) > self._follower.settings.sync.batch_keys and monotonic() < until:
             self._turn()
 
