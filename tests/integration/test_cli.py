@@ -22,6 +22,11 @@ COMMANDS = (
     *(
         (),
         ("migrate",),
+        ("sync",),
+        ("cutover",),
+        ("watch",),
+        ("rollback",),
+        ("approve",),
         ("verify",),
         ("repair",),
         ("snapshot",),
@@ -30,7 +35,7 @@ COMMANDS = (
         ("demo",),
         ("exit-codes",),
     ),
-    *(("runs",), ("runs", "list"), ("runs", "show"), ("flow",), ("flow", "migrate")),
+    *(("runs",), ("runs", "list"), ("runs", "show"), ("runs", "stop"), ("flow",), ("flow", "migrate")),
     *(("config",), ("config", "show"), ("audit",), ("audit", "verify")),
 )
 HEAVY = (
@@ -135,6 +140,14 @@ def test_the_module_can_be_run(greenfly: Greenfly) -> None:
         ("migrate", "redis://blue", "redis://green"),
         ("report",),
         ("migrate", "--source"),
+        ("sync", "--conflict"),
+        ("sync", "latest"),
+        ("cutover", "latest", "more"),
+        ("cutover", "--abandon-green"),
+        ("rollback", "--reason"),
+        ("watch", "latest", "--for", "-1"),
+        ("runs", "stop"),
+        ("approve", "--gate"),
     ],
     ids=" ".join,
 )
@@ -146,7 +159,14 @@ def test_wrong_use_ends_with_2(greenfly: Greenfly, arguments: tuple[str, ...]) -
     assert run.stdout == ""
 
 
-@pytest.mark.parametrize("command", [("runs", "show", "zzz"), ("report", "zzz"), ("runs", "show", "latest")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("runs", "show", "zzz"), ("report", "zzz"), ("runs", "show", "latest")),
+        *(("runs", "stop", "zzz"), ("approve", "zzz"), ("watch", "zzz"), ("watch", "latest")),
+    ],
+    ids=" ".join,
+)
 def test_an_unknown_run_ends_with_2(greenfly: Greenfly, command: tuple[str, ...]) -> None:
     run = run_here(greenfly, *command, "--json")
 
@@ -158,6 +178,26 @@ def test_no_servers_ends_with_2_and_tells_how_to_name_them(greenfly: Greenfly) -
         run = run_here(greenfly, *command)
         assert run.exit_code == 2
         assert "--source" in run.stderr
+
+
+@pytest.mark.parametrize("command", ["cutover", "rollback"])
+def test_applications_are_not_moved_where_nobody_can_be_asked(
+    a_run: CompletedRun, blue: Store, green_redis: Store, greenfly: Greenfly, command: str
+) -> None:
+    run = run_here(greenfly, command, *between(blue.url, green_redis.url), "--json")
+
+    assert (run.exit_code, run.at("error", "kind")) == (2, "ConfigurationError")
+    assert "--yes" in run.stderr
+
+
+@pytest.mark.parametrize("command", ["cutover", "rollback"])
+def test_applications_are_not_moved_by_a_run_that_follows_nothing(
+    a_run: CompletedRun, blue: Store, green_redis: Store, greenfly: Greenfly, command: str
+) -> None:
+    servers = between(blue.url, green_redis.url)
+    run = run_here(greenfly, command, run_id(a_run), *servers, "--yes", "--json")
+
+    assert (run.exit_code, run.at("error", "kind")) == (4, "Refused")
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
@@ -220,6 +260,7 @@ def test_a_run_is_listed_and_shown(a_run: CompletedRun, greenfly: Greenfly, blue
         "PASS WITH EXCEPTIONS",
     )
     assert listed.at("runs", 0, "source") == blue.url
+    assert (listed.at("runs", 0, "parent"), shown.at("board"), shown.at("steps")) == (None, None, [])
     phases = shown.at("phases")
     assert isinstance(phases, list)
     assert [dig(phase, "name") for phase in phases] == ["check", "snapshot", "stream", "verify"]
