@@ -13,6 +13,10 @@ from sqlalchemy import create_engine, inspect
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.migrate import downgrade, upgrade
 from integrity.ledger.models import FindingClass, FindingState, PhaseName, RunKind, RunState
+from integrity.ledger.samples import add_sample, read_samples
+from integrity.ledger.steps import read_steps
+from integrity.ledger.sync_board import SyncBoard, SyncStatus, read_status
+from integrity.ledger.vocabulary import Direction, SyncState
 from integrity.settings import Settings, load_settings
 
 RUN = "20260101-000000-abcdef"
@@ -75,3 +79,76 @@ def test_taking_the_schema_back_keeps_what_the_first_version_knows(ledger: Ledge
         assert connection.execute("SELECT key, times_seen FROM finding").fetchone() == (b"\xff\x00", 2)
         columns = {row[1] for row in connection.execute("PRAGMA table_info(finding)")}
     assert "rule" not in columns
+
+
+# -- 0002, the version before live moves -------------------------------------------------------------------------------
+
+LIVE_TABLES = {"sync", "step", "approval", "sample"}
+ROWS_OF_0002 = """
+UPDATE finding SET rule = 'typed-rewrite';
+UPDATE run SET parent_id = '20251231-000000-fedcba';
+INSERT INTO control VALUES ('20260101-000000-abcdef', 1, 500, NULL, '2026-01-01 00:00:10.000000', 'ops');
+INSERT INTO repair (id, run_id, finding_id, database, key, key_digest, action, at, before_detail, detail) VALUES
+  (3, '20260101-000000-abcdef', 7, 3, x'ff00', x'00112233445566778899aabbccddeeff', 'copied',
+  '2026-01-01 00:00:20.000000', 'before', 'after');
+"""
+
+
+@pytest.fixture
+def ledger_of_0002(old_ledger: Path, settings: Settings) -> Path:
+    """A ledger as revision 0002 made it, with a row in each of its tables."""
+    engine = create_engine(f"sqlite:///{old_ledger}")
+    upgrade(engine, "0002")
+    engine.dispose()
+    with closing(sqlite3.connect(old_ledger)) as connection:
+        connection.executescript(ROWS_OF_0002)
+    return old_ledger
+
+
+def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table that revision 0002 knows."""
+    with closing(sqlite3.connect(path)) as connection:
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        return {
+            name: connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608
+            for name in names
+            if name not in LIVE_TABLES | {"alembic_version"}
+        }
+
+
+def test_a_ledger_from_before_live_moves_keeps_its_rows(ledger_of_0002: Path, settings: Settings) -> None:
+    before = contents(ledger_of_0002)
+    assert all(before[name] for name in ("run", "phase", "finding", "repair", "control"))
+
+    with closing(open_ledger(settings)) as opened:
+        assert set(inspect(opened.engine).get_table_names()) >= LIVE_TABLES
+        run = opened.find_run(RUN)
+        assert (run.kind, run.parent_id) == (RunKind.MIGRATE, "20251231-000000-fedcba")
+        assert (opened.control(RUN).paused, opened.control(RUN).keys_per_second) == (True, 500)
+        assert [(each.finding_id, each.detail) for each in opened.repairs(RUN)] == [(7, "after")]
+        assert read_status(opened.engine, RUN) is None
+        assert (read_steps(opened.engine, RUN), read_samples(opened.engine, RUN)) == ([], [])
+
+    assert contents(ledger_of_0002) == before
+
+
+def test_a_live_ledger_can_be_taken_back_and_loses_only_what_is_live(
+    ledger_of_0002: Path, settings: Settings
+) -> None:
+    before = contents(ledger_of_0002)
+    with closing(open_ledger(settings)) as opened:
+        with SyncBoard(opened.engine, RUN) as board:
+            board.publish(SyncStatus(Direction.FORWARD, SyncState.FOLLOWING))
+        add_sample(opened.engine, RUN, "sync", {"dirty": 1})
+
+        downgrade(opened.engine, "0002")
+
+        assert LIVE_TABLES.isdisjoint(inspect(opened.engine).get_table_names())
+    assert contents(ledger_of_0002) == before
+
+    with closing(open_ledger(settings)) as again:
+        assert read_samples(again.engine, RUN) == []
+        assert read_status(again.engine, RUN) is None
+    assert contents(ledger_of_0002) == before
