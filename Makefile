@@ -34,7 +34,7 @@ format: setup ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: setup ## measure copy and verify beside MIGRATE (a million keys)
+bench: setup ## measure copy and verify beside MIGRATE (a million keys); the write pause: python -m benchmarks.cutover
 	$(BIN)/python -m benchmarks.copy_verify
 
 matrix: setup ## write docs/matrix.md: every kind between all of SERVERS='PATH …' (default: those on PATH)
