@@ -227,13 +227,13 @@ class RunHandle:
         error_kind: str | None = None,
         error: str | None = None,
     ) -> None:
-        """Record the end of the run."""
+        """Record the end of the run; nothing is recorded where another process has taken it over."""
         self.close()
         now = datetime.now(UTC)
         with writing(self.engine) as connection:
-            connection.execute(
+            ended = connection.execute(
                 update(Run)
-                .where(Run.id == self.id)
+                .where(Run.id == self.id, Run.lease_owner == self.owner)
                 .values(
                     state=state,
                     verdict=verdict,
@@ -244,6 +244,8 @@ class RunHandle:
                     lease_until=now,
                 )
             )
+            if not ended.rowcount:
+                return
             connection.execute(
                 update(Phase)
                 .where(Phase.run_id == self.id, Phase.state == PhaseState.RUNNING)
