@@ -82,6 +82,14 @@ class StepBook:
         """
         self._move(name, state, detail, started=False)
 
+    def require_owned(self) -> None:
+        """Ask whether this process owns the run still.
+
+        :raises RunTakenOver: another process took it over, or it has ended.
+        """
+        with reading(self._engine) as connection:
+            self._require_owner(connection)
+
     def _move(self, name: str, state: StepState, detail: Mapping[str, object], *, started: bool) -> None:
         now = datetime.now(UTC)
         place = (Step.run_id == self._run_id, Step.name == name)

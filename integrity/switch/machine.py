@@ -6,22 +6,27 @@ begun has happened, so it looks, or simply repeats it.  What undoing needs is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Event, Thread
-from time import monotonic
-from types import TracebackType
-from typing import Protocol, Self
+from threading import Event, Thread, current_thread, main_thread
+from time import monotonic, sleep
+from types import FrameType, TracebackType
+from typing import Final, Protocol, Self
 
 from sqlalchemy import Engine
 
 from integrity.errors import GreenflyError, LedgerError, RunTakenOver, Undone, Unfinished
 from integrity.ledger import RunHandle
+from integrity.ledger.operations import is_newest, is_running
 from integrity.ledger.steps import StepBook, StepRecord, read_steps
 from integrity.ledger.vocabulary import StepState
 from integrity.progress import Progress
 
 Detail = Mapping[str, object]
+_HEAL_SECONDS: Final = 30.0
+"""How long a process that was taken for dead waits for whoever took over to be done."""
 
 
 class UndoFailed(Unfinished):
@@ -50,6 +55,7 @@ class Step:
     :ivar prepare: what has to be known to undo the step, recorded before it begins; asked once, not again on resume.
     :ivar do: does it, given that and a deadline (monotonic); what it returns is recorded too.
     :ivar undo: takes it back, given what was recorded; harmless where nothing was done.
+    :ivar holds: where it cannot be taken back, the steps before it must not be either.
     """
 
     name: str
@@ -59,6 +65,7 @@ class Step:
     undo: Callable[[Detail], None] | None = None
     text: str = ""
     """What it does, for people."""
+    holds: bool = False
 
 
 class Keeper:
@@ -89,10 +96,31 @@ class Keeper:
                 return  # The steps meet it themselves, at their next record.
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off Ctrl-C and other signals to end: what is half undone would keep everybody from writing."""
+    if current_thread() is not main_thread():
+        yield
+        return
+
+    def later(number: int, frame: FrameType | None) -> None:
+        """The process is about to end anyway."""
+
+    before = {
+        number: signal.signal(number, later) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
 class Machine:
     """Runs the steps of one run.
 
     :param final: the step after which nothing is undone any more: what fails behind it is raised as it is.
+    :param decided: whether that step has had its effect, whatever is recorded; asked where it was begun.
     """
 
     def __init__(
@@ -103,9 +131,11 @@ class Machine:
         progress: Progress,
         *,
         final: str,
+        decided: Callable[[], bool] = lambda: False,
         recorder: Recorder = nobody,
     ) -> None:
         self._final = final
+        self._decided = decided
         self._engine = engine
         self._run_id = handle.id
         self._book = StepBook(engine, handle.id, handle.owner)
@@ -118,6 +148,13 @@ class Machine:
         """The steps as the ledger holds them."""
         return {record.name: record for record in read_steps(self._engine, self._run_id)}
 
+    def require_owned(self) -> None:
+        """To be called right before what nobody else could take back.
+
+        :raises RunTakenOver: another process took the run over.
+        """
+        self._book.require_owned()
+
     def run(self) -> None:
         """Do every step that is not done yet; undo all of them where one fails.
 
@@ -127,16 +164,22 @@ class Machine:
         """
         self._book.plan([(step.name, step.seconds) for step in self._steps])
         known = self.records()
-        for step in self._steps:
-            if known[step.name].state is StepState.DONE:
-                continue
-            try:
-                self._do(step, known[step.name])
-            except RunTakenOver:
-                raise
-            except BaseException as error:
-                self._fail(step, error)
-                raise
+        step = self._steps[0]
+        try:
+            for step in self._steps:
+                if known[step.name].state is not StepState.DONE:
+                    self._do(step, known[step.name])
+        except RunTakenOver:
+            self._heal(step)
+            raise
+        except BaseException as error:
+            with undisturbed():
+                try:
+                    self._fail(step, error)
+                except RunTakenOver:
+                    self._heal(step)
+                    raise
+            raise
 
     def _do(self, step: Step, record: StepRecord) -> None:
         detail = dict(record.detail) if record.attempts else dict(step.prepare())
@@ -145,7 +188,7 @@ class Machine:
         began = monotonic()
         self._progress.say(f"{step.name}: {step.text}")
         added = step.do(detail, began + step.seconds)
-        if monotonic() - began > step.seconds:
+        if monotonic() - began > step.seconds and step.name != self._final:
             raise BudgetExceeded(
                 f"Step {step.name} took {monotonic() - began:.1f} s, and may take {step.seconds:g} s.",
                 "Raise its budget, or find out what was slow.",
@@ -154,9 +197,12 @@ class Machine:
 
     def _fail(self, failed: Step, error: BaseException) -> None:
         problem = str(error) if isinstance(error, GreenflyError) else type(error).__name__
-        self._record_if_possible(failed.name, StepState.FAILED, {"problem": problem})
-        if self._known_records()[self._final].state is StepState.DONE:
+        if self._is_decided():
+            # Undoing would be no way back: applications may have written where they are sent to now.
+            state = StepState.DONE if failed.name == self._final else StepState.FAILED
+            self._record_if_possible(failed.name, state, {"problem": problem})
             return
+        self._record_if_possible(failed.name, StepState.FAILED, {"problem": problem})
         if not any(step.undo is not None and self._begun(step) for step in self._steps):
             return
         self._progress.say(f"{failed.name} failed: {problem} Undoing.")
@@ -165,6 +211,43 @@ class Machine:
             raise Undone(
                 f"Step {failed.name} failed ({error.problem}), and everything was undone.", error.remedy
             ) from error
+
+    def _is_decided(self) -> bool:
+        """Whether the final step has had its effect.
+
+        :raises UndoFailed: that cannot be found out.
+        """
+        record = self._known_records()[self._final]
+        if record.state is StepState.DONE:
+            return True
+        if not record.attempts:
+            return False
+        try:
+            return self._decided()
+        except GreenflyError as error:
+            raise UndoFailed(
+                f"It is not known whether step {self._final} was done: {error.problem}",
+                "Mend the cause; the sync process, or the same command once more, goes on or undoes.",
+            ) from error
+
+    def _heal(self, step: Step) -> None:
+        """Take back the step in hand once more, where whoever took over has done so.
+
+        This process may have stood still for longer than its lease in the middle of that step, and what it did to a
+        server then came after the other one's undoing.
+        """
+        until = monotonic() + _HEAL_SECONDS
+        try:
+            while is_running(self._engine, self._run_id) and monotonic() < until:
+                sleep(0.1)
+            record = self._known_records().get(step.name)
+            if record is None or record.state is not StepState.UNDONE or step.undo is None:
+                return
+            if is_newest(self._engine, self._run_id):
+                with undisturbed():
+                    step.undo(record.detail)
+        except GreenflyError as error:
+            self._progress.say(f"{step.name} may have been done after it was undone: {error}")
 
     def _begun(self, step: Step) -> bool:
         return self._known_records()[step.name].attempts > 0
@@ -194,6 +277,8 @@ class Machine:
                 step.undo(record.detail)
             except GreenflyError as error:
                 problems.append(f"{step.name}: {error}")
+                if step.holds and not isinstance(error, LedgerError):
+                    break
                 continue
             self._record_if_possible(step.name, StepState.UNDONE, {})
         if problems:
