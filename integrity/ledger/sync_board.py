@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
 from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
-from integrity.errors import ConfigurationError
+from integrity.errors import ConfigurationError, Refused
 from integrity.ledger import audit
 from integrity.ledger.database import guarded, reading, single_statements, writing
 from integrity.ledger.live_models import Sync
 from integrity.ledger.naming import operator_name
 from integrity.ledger.vocabulary import Ask, Direction, SyncState
+
+STANDING: Final = frozenset({Ask.BACKWARD_ANEW, Ask.FORWARD_ANEW, Ask.AT_RISK})
+"""What must be done whenever the sync process comes to it, before anything else: else it would write to a side that
+applications write to."""
+_STANDING_TIME: Final = timedelta(days=3650)
 
 _PUBLISHED: Final = (
     "direction",
@@ -158,13 +163,26 @@ class SyncBoard:
     def ask(self, ask: Ask, until: datetime) -> int:
         """Ask something; the number under which the answer comes.
 
+        What is :data:`STANDING` can be answered however late.
+
         :raises ConfigurationError: this run has never followed anything.
+        :raises Refused: it has not done yet what must come first.
         """
+        if ask in STANDING:
+            until = datetime.now(UTC) + _STANDING_TIME
         with writing(self._engine) as connection:
-            number = connection.execute(select(Sync.asked_id).where(Sync.run_id == self.run_id)).scalar()
-            if number is None:
+            row = connection.execute(
+                select(Sync.asked_id, Sync.asked, Sync.answered_id).where(Sync.run_id == self.run_id)
+            ).one_or_none()
+            if row is None:
                 raise ConfigurationError(
                     f"Run {self.run_id} does not follow anything.", "Start `greenfly sync` first."
+                )
+            number = row.asked_id
+            if row.asked in STANDING and row.answered_id < number and ask not in STANDING:
+                raise Refused(
+                    f"The sync process of run {self.run_id} was told to {row.asked.value} and has not done it yet.",
+                    "Start `greenfly sync --resume`, or end the sync process that does not answer.",
                 )
             connection.execute(
                 update(Sync)

@@ -27,7 +27,7 @@ from integrity.ledger.models import FindingClass, FindingState, PhaseName, Verdi
 from integrity.ledger.operations import abandoned_operation
 from integrity.ledger.samples import add_sample
 from integrity.ledger.store import NewFinding
-from integrity.ledger.sync_board import Question, SyncBoard, SyncStatus
+from integrity.ledger.sync_board import STANDING, Question, SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Ask, Direction, SyncState
 from integrity.phases.servers import Servers
 from integrity.progress import Progress
@@ -137,20 +137,26 @@ class SyncPhase:
             return  # The copy meets it as well, and knows how long to wait.
         self._publish()
 
-    def _link(self, direction: Direction) -> Link:
+    def _link(self, direction: Direction, *, writable: bool = True) -> Link:
+        """The two servers in that direction.
+
+        :param writable: see to it that the followed-to side can be written.
+        :raises ServerError: it cannot be written, or not be reached.
+        """
         servers = self._servers
+        make_writable = self._writable if writable else (lambda endpoint: endpoint)
         if direction is Direction.FORWARD:
             return Link(
                 direction,
                 servers.source,
-                self._writable(servers.target),
+                make_writable(servers.target),
                 servers.source_identity,
                 servers.target_identity,
             )
         return Link(
             direction,
             in_role(servers.target, "source"),
-            self._writable(in_role(servers.source, "target")),
+            make_writable(in_role(servers.source, "target")),
             servers.target_identity,
             servers.source_identity,
         )
@@ -366,6 +372,10 @@ class SyncPhase:
                 return self._turn_round(Direction.BACKWARD, seconds)
             case Ask.FORWARD:
                 return self._turn_round(Direction.FORWARD, seconds)
+            case Ask.BACKWARD_ANEW:
+                return self._follow_anew(Direction.BACKWARD)
+            case Ask.FORWARD_ANEW:
+                return self._follow_anew(Direction.FORWARD)
             case Ask.AT_RISK:
                 return self._record_at_risk()
             case Ask.STOP:
@@ -422,6 +432,32 @@ class SyncPhase:
         self._follower = new
         self._progress.say(f"Following {link.source} by {_FEEDS[new.feed_name]} from now on.")
         return {"ok": True, "reason": "", "feed": new.feed_name, "already": False}
+
+    def _follow_anew(self, direction: Direction) -> Mapping[str, object]:
+        """Follow that side from now on: it may have been written to since, and what the other side holds is old."""
+        old = self._follower
+        if old.link.direction is direction:
+            return {"ok": True, "reason": "", "feed": old.feed_name, "already": True}
+        spool = Spool(spool_path(self._settings.state_dir, self._handle.id, direction))
+        try:
+            link = self._link(direction)
+        except ServerError:
+            link = self._link(direction, writable=False)  # Away; found out again when there is something to write.
+        link = replace(
+            link, source_identity=old.link.target_identity, target_identity=old.link.source_identity
+        )
+        self._spool, closing = spool, self._spool
+        self._follower = self._follower_of(link)
+        old.close()
+        closing.close()
+        self._publish(force=True)
+        try:
+            self._follower.open()
+        except ServerError:
+            self._follower.open_later()
+            raise
+        self._progress.say(f"Following {link.source} anew from now on; everything will be compared.")
+        return {"ok": True, "reason": "", "feed": self._follower.feed_name, "already": False}
 
     def _record_at_risk(self) -> Mapping[str, object]:
         """Record what is not known to have been carried over, and stop."""
@@ -514,7 +550,7 @@ class SyncPhase:
             pause = min(2 * pause, 2.0)
             self._publish(force=True)
             question = self._board.question()
-            if question is not None and question.ask in {Ask.AT_RISK, Ask.STOP}:
+            if question is not None and question.ask in STANDING | {Ask.STOP}:
                 self._answer_question()
                 return
             if question is not None:

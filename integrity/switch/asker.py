@@ -9,9 +9,13 @@ from typing import Final, Protocol
 
 from integrity.errors import Refused
 from integrity.ledger.sync_board import SyncBoard, SyncStatus
-from integrity.ledger.vocabulary import Ask
+from integrity.ledger.vocabulary import Ask, SyncState
 
+SILENT_SECONDS: Final = 15.0
+"""A sync process without a sign of life for so long is not waited for; comparing a page of large values takes time."""
 _LOOK_SECONDS: Final = 0.003
+_LISTEN_SECONDS: Final = 1.0
+"""Between two looks at the signs of life."""
 """Between two looks at the board; the write pause lasts as long as the answers take."""
 
 
@@ -43,15 +47,21 @@ class BoardAsker:
 
     def ask(self, ask: Ask, seconds: float) -> Mapping[str, object]:
         """Put the question up and wait."""
-        until = monotonic() + seconds
+        began = monotonic()
+        until, listen = began + seconds, began + _LISTEN_SECONDS
         number = self._board.ask(ask, datetime.now(UTC) + timedelta(seconds=seconds))
         while monotonic() < until:
             answer = self._board.answer_to(number)
             if answer is not None:
                 return checked(ask, answer)
+            if monotonic() > listen:
+                listen = monotonic() + _LISTEN_SECONDS
+                if not is_heard(self._board.status(), SILENT_SECONDS):
+                    break
             sleep(_LOOK_SECONDS)
         raise NotDone(
-            f"The sync process of run {self._board.run_id} did not answer within {seconds:g} s (asked to {ask.value}).",
+            f"The sync process of run {self._board.run_id} did not answer within {monotonic() - began:.1f} s (asked to "
+            f"{ask.value}).",
             "Check that `greenfly sync` runs, and that it reaches both servers.",
         )
 
@@ -62,6 +72,13 @@ class BoardAsker:
     def status(self) -> SyncStatus | None:
         """From the board."""
         return self._board.status()
+
+
+def is_heard(status: SyncStatus | None, seconds: float) -> bool:
+    """Whether the sync process gave a sign of life within so many seconds."""
+    if status is None or status.updated_at is None or status.state is SyncState.STOPPED:
+        return False
+    return (datetime.now(UTC) - status.updated_at).total_seconds() <= seconds
 
 
 def checked(ask: Ask, answer: Mapping[str, object]) -> Mapping[str, object]:
@@ -82,6 +99,8 @@ _WORDS: Final = {
     Ask.PROVE: "prove that both sides are equal",
     Ask.BACKWARD: "turn round to follow green",
     Ask.FORWARD: "turn round to follow blue",
+    Ask.BACKWARD_ANEW: "follow green anew",
+    Ask.FORWARD_ANEW: "follow blue anew",
     Ask.AT_RISK: "record what is at risk",
     Ask.STOP: "stop",
 }

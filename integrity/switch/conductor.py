@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
+from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import Refused, Undone
+from integrity.errors import Refused, ServerError, Undone
 from integrity.ledger import Ledger, models
 from integrity.ledger.models import RunKind
 from integrity.ledger.operations import operations
 from integrity.ledger.steps import StepRecord, read_steps
-from integrity.ledger.vocabulary import StepState
+from integrity.ledger.vocabulary import Ask, Direction, StepState
 from integrity.progress import Progress
 from integrity.settings import Settings
-from integrity.switch.asker import Asker
+from integrity.switch.asker import Asker, NotDone
 from integrity.switch.confirm import Moved, close_applications, wait_until_moved
 from integrity.switch.environment import (
     EnvironmentFailed,
@@ -27,6 +28,11 @@ from integrity.switch.environment import (
 from integrity.switch.fence import Fence
 from integrity.switch.fence_plan import FencePlan
 from integrity.switch.sides import Sides, green_url
+
+_TURN_BACK_SECONDS: Final = 3.0
+_ANEW_SECONDS: Final = 2.0
+_PLAIN: Final = {Direction.FORWARD: Ask.FORWARD, Direction.BACKWARD: Ask.BACKWARD}
+_ANEW: Final = {Direction.FORWARD: Ask.FORWARD_ANEW, Direction.BACKWARD: Ask.BACKWARD_ANEW}
 
 
 class NotConfirmed(Undone):
@@ -80,9 +86,12 @@ class Conductor:
         """
         kind = RunKind.CUTOVER if side == "blue" else RunKind.ROLLBACK
         for run in reversed(operations(self.ledger, self.sync_run.id)):
-            if run.kind is not kind:
-                continue
             steps = {step.name: step for step in read_steps(self.ledger.engine, run.id)}
+            if run.kind is not kind:
+                opened = steps.get("open")
+                if opened is not None and opened.state is StepState.DONE:
+                    return None  # It lifted whatever stood there; older plans say what is no longer so.
+                continue
             plan = recorded_plan(steps)
             if plan is not None:
                 return plan
@@ -97,15 +106,17 @@ class Conductor:
         """
         return self.settings.switch.variable in self.environment.read().values
 
-    def switch_to(self, side: str) -> Mapping[str, object]:
+    def switch_to(self, side: str, sure: Callable[[], None] = lambda: None) -> Mapping[str, object]:
         """Write the environment; harmless where it says so already.
 
+        :param sure: called when everything is ready to be written.
         :raises EnvironmentFailed: it could not be written, or it is not known whether it was.
         """
         switch = self.settings.switch
         value = green_url(self.settings) if side == "green" else None
         changes = {switch.variable: value, switch.phase_variable: side}
         before = self.environment.read()
+        sure()
         try:
             after = self.environment.write(before, changes)
         except EnvironmentFailed:
@@ -138,6 +149,28 @@ class Conductor:
                 for name in (switch.variable, switch.fallback_variable, switch.phase_variable)
             },
         }
+
+    # -- the sync process -------------------------------------------------------------------------------------------
+
+    def turn_back(self, direction: Direction, side: str, plan: FencePlan | None, seconds: float) -> None:
+        """On undoing: have *side* followed again, before anybody can write there.
+
+        Where its fence stands, nothing that changed can have gone unseen, and both sides stay proven equal.  Where it
+        does not, or the sync process cannot do it, that process is told to follow anew: now, or before anything
+        else as soon as it comes to it.  Else it would carry the other side's old values over what applications write.
+
+        :raises LedgerError: it cannot be told.
+        """
+        try:
+            if plan is not None and self.fence(side).holds(plan):
+                self.asker.ask(_PLAIN[direction], min(seconds, _TURN_BACK_SECONDS))
+                return
+        except (NotDone, ServerError) as error:
+            self.progress.say(f"{error.problem} It is told to follow {side} anew.")
+        try:
+            self.asker.ask(_ANEW[direction], _ANEW_SECONDS)
+        except NotDone as error:
+            self.progress.say(f"{error.problem} It will before it does anything else.")
 
     # -- applications -----------------------------------------------------------------------------------------------
 

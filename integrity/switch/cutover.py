@@ -23,7 +23,7 @@ from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import Verdict
 from integrity.ledger.samples import add_samples
 from integrity.ledger.steps import read_steps
-from integrity.ledger.vocabulary import Ask
+from integrity.ledger.vocabulary import Ask, Direction
 from integrity.progress import Progress
 from integrity.settings import Settings
 from integrity.switch.asker import Asker
@@ -80,7 +80,13 @@ class Cutover:
         self._sync_run = sync_run
         self._canary: Canary | None = None
         self._machine = Machine(
-            ledger.engine, handle, self._steps(), progress, final="switch", recorder=recorder
+            ledger.engine,
+            handle,
+            self._steps(),
+            progress,
+            final="switch",
+            decided=self._conductor.environment_says_green,
+            recorder=recorder,
         )
 
     # -- the table --------------------------------------------------------------------------------------------------
@@ -121,6 +127,7 @@ class Cutover:
                     cutover.drain_seconds,
                     lambda _, until: self._asker.ask(Ask.BACKWARD, cutover.drain_seconds),
                     undo=self._disarm,
+                    holds=True,
                     text="green is followed from now on",
                 )
             )
@@ -138,6 +145,7 @@ class Cutover:
                 cutover.switch_seconds,
                 self._switch,
                 undo=self._switch_back,
+                holds=True,
                 text="the environment says green",
             ),
             Step("close", cutover.fence_seconds, self._close, text="close connections to blue"),
@@ -264,8 +272,8 @@ class Cutover:
         self._conductor.fence("blue").lift(self._plan())
 
     def _disarm(self, detail: Detail) -> None:
-        # Blue is fenced still, so nothing that changes on it can go unseen.
-        self._asker.ask(Ask.FORWARD, self._settings.cutover.drain_seconds)
+        plan = recorded_plan(self._machine.records())
+        self._conductor.turn_back(Direction.FORWARD, "blue", plan, self._settings.cutover.drain_seconds)
 
     def _plan_of_green(self) -> Detail:
         plan = self._conductor.standing_fence("green")
@@ -283,7 +291,7 @@ class Cutover:
             self._conductor.fence("green").refuse(FencePlan.from_dict(plan))
 
     def _switch(self, detail: Detail, until: float) -> Detail:
-        written = self._conductor.switch_to("green")
+        written = self._conductor.switch_to("green", self._machine.require_owned)
         if self._canary is not None:
             self._canary.switched()
         return written

@@ -23,7 +23,7 @@ from integrity.switch.environment import EnvironmentSwitch
 from integrity.switch.fence import Fence
 from integrity.switch.sides import Sides, green_url
 
-_ALIVE_SECONDS: Final = 5.0
+ALIVE_SECONDS: Final = 5.0
 """How old the sync process's newest sign of life may be."""
 CUTOVER_GATE: Final = "cutover"
 
@@ -96,13 +96,13 @@ class Gates:
 
     def _sync(self, status: SyncStatus | None) -> Gate:
         def gate(passed: bool, value: str, text: str) -> Gate:
-            return Gate("sync", passed, value, f"alive within {_ALIVE_SECONDS:g} s", text)
+            return Gate("sync", passed, value, f"alive within {ALIVE_SECONDS:g} s", text)
 
         if status is None or status.updated_at is None:
             return gate(False, "none", "Nothing follows blue. Start `greenfly sync`.")
         age = (datetime.now(UTC) - status.updated_at).total_seconds()
         value = f"{status.state.value} {status.direction.value} by {status.feed}, {age:.1f} s ago"
-        if age > _ALIVE_SECONDS or status.state is SyncState.STOPPED:
+        if age > ALIVE_SECONDS or status.state is SyncState.STOPPED:
             return gate(
                 False, value, "The sync process gives no sign of life. Start `greenfly sync --resume`."
             )

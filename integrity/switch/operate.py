@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from integrity.errors import GreenflyError, LedgerError, Refused
+from integrity.errors import GreenflyError, LedgerError, Refused, Undone, Unfinished
 from integrity.ledger import Ledger, models
-from integrity.ledger.models import PhaseName, RunKind, Verdict
-from integrity.ledger.operations import abandoned_operation, is_alive, under_way
+from integrity.ledger.models import PhaseName, RunKind, RunState, Verdict
+from integrity.ledger.operations import abandoned_operation, is_alive, operations, under_way
 from integrity.ledger.steps import read_steps
 from integrity.ledger.sync_board import SyncBoard, SyncStatus
-from integrity.ledger.vocabulary import Ask
+from integrity.ledger.vocabulary import Ask, StepState
 from integrity.migration import Run
 from integrity.phases.sync import SyncPhase
 from integrity.progress import Progress
@@ -38,6 +38,7 @@ class Operated:
 
     run_id: str
     sync_run_id: str
+    kind: RunKind
     conclusion: Conclusion
 
 
@@ -61,17 +62,21 @@ def cut_over(
     sync_run = find_sync_run(ledger, wanted)
     with SyncBoard(ledger.engine, sync_run.id) as board:
         asker = BoardAsker(board)
-        _end_what_is_under_way(settings, ledger, sync_run, asker, progress)
+        ended = _end_what_is_under_way(settings, ledger, sync_run, asker, progress)
+        if ended is not None and ended.kind is RunKind.CUTOVER:
+            on_started(ended.run_id)
+            return ended
         run = Run.start(_short(settings), ledger, RunKind.CUTOVER, progress, parent=sync_run)
         on_started(run.id)
         with _operation(run, sync_run, ledger) as recorded:
+            _require_alone(ledger, run, sync_run)
             cutover = Cutover(settings, ledger, run.handle, sync_run, asker, progress, recorder=recorder)
             try:
                 recorded.conclusion = cutover.run()
             except NotConfirmed as error:
                 unconfirmed = error
             else:
-                return Operated(run.id, sync_run.id, recorded.conclusion)
+                return Operated(run.id, sync_run.id, run.kind, recorded.conclusion)
             recorded.conclusion = Conclusion(Verdict.INCONCLUSIVE, f"{unconfirmed.problem} Rolled back.")
         progress.say(f"{unconfirmed.problem} Rolling back.")
         back = roll_back(settings, ledger, sync_run.id, progress, abandon=False, reason=unconfirmed.problem)
@@ -101,10 +106,14 @@ def roll_back(
     sync_run = find_sync_run(ledger, wanted)
     with SyncBoard(ledger.engine, sync_run.id) as board:
         asker = BoardAsker(board)
-        _end_what_is_under_way(settings, ledger, sync_run, asker, progress)
+        ended = _end_what_is_under_way(settings, ledger, sync_run, asker, progress)
+        if ended is not None and ended.kind is RunKind.ROLLBACK:
+            on_started(ended.run_id)
+            return ended
         run = Run.start(_short(settings), ledger, RunKind.ROLLBACK, progress, parent=sync_run)
         on_started(run.id)
         with _operation(run, sync_run, ledger) as recorded:
+            _require_alone(ledger, run, sync_run)
             rollback = Rollback(
                 settings,
                 ledger,
@@ -118,7 +127,7 @@ def roll_back(
             )
             run.handle.event("rollback.requested", {"reason": reason, "abandon": abandon})
             recorded.conclusion = rollback.run()
-            return Operated(run.id, sync_run.id, recorded.conclusion)
+            return Operated(run.id, sync_run.id, run.kind, recorded.conclusion)
 
 
 def take_over(
@@ -139,7 +148,7 @@ def take_over(
     handle = ledger.take_over(dead.id, OPERATION_LEASE_SECONDS)
     progress.say(f"Taking over {dead.kind.value} {dead.id}, whose process is gone.")
     run = Run(_short(settings), ledger, handle, dead.kind, progress, resumed=dead)
-    with _operation(run, sync_run, ledger) as recorded:
+    with _operation(run, sync_run, ledger) as recorded, _left_open_where_it_fails(ledger, dead.id):
         if dead.kind is RunKind.CUTOVER:
             cutover = Cutover(settings, ledger, handle, sync_run, asker, progress, recorder=recorder)
             recorded.conclusion = cutover.take_over()
@@ -157,7 +166,30 @@ def take_over(
                 recorder=recorder,
             )
             recorded.conclusion = rollback.take_over()
-        return Operated(run.id, sync_run.id, recorded.conclusion)
+    return Operated(run.id, sync_run.id, run.kind, recorded.conclusion)
+
+
+@contextmanager
+def _left_open_where_it_fails(ledger: Ledger, run_id: str) -> Iterator[None]:
+    """A run under which a fence may stand must not end: nobody would look for it any more.
+
+    :raises Unfinished: it could not be taken over, and stays open.
+    """
+    try:
+        yield
+    except (LedgerError, Undone, Unfinished):
+        raise
+    except GreenflyError as error:
+        steps = {step.name: step for step in read_steps(ledger.engine, run_id)}
+        fence = steps.get("pause")
+        switch = steps.get("switch")
+        stands = fence is not None and fence.attempts and fence.state is not StepState.UNDONE
+        if not stands or (switch is not None and switch.state is StepState.DONE):
+            raise
+        raise Unfinished(
+            f"Run {run_id} could be neither ended nor undone: {error.problem}",
+            error.remedy or "Mend the cause; the sync process, or the same command once more, tries again.",
+        ) from error
 
 
 class _Direct:
@@ -198,21 +230,40 @@ def stand_by(
 
 def _end_what_is_under_way(
     settings: Settings, ledger: Ledger, sync_run: models.Run, asker: Asker, progress: Progress
-) -> None:
+) -> Operated | None:
+    """What it came to where it was gone on with; None where it was undone, or there was nothing.
+
+    :raises Refused: its process lives.
+    :raises Unfinished: it could be neither ended nor undone.
+    """
     run = under_way(ledger, sync_run.id)
     if run is None:
-        return
+        return None
     if is_alive(run):
         raise Refused(
             f"A {run.kind.value} is under way already (run {run.id}, by {run.lease_owner}).",
             f"Follow it with `greenfly runs show {run.id}`.",
         )
     try:
-        take_over(settings, ledger, run, sync_run, asker, progress)
-    except LedgerError:
+        return take_over(settings, ledger, run, sync_run, asker, progress)
+    except (LedgerError, Unfinished):
         raise
     except GreenflyError as error:
         progress.say(f"{error}")
+        return None
+
+
+def _require_alone(ledger: Ledger, run: Run, sync_run: models.Run) -> None:
+    """Of two that begin at the same moment, neither had seen the other before it was recorded.
+
+    :raises Refused: another operation is under way.
+    """
+    for other in operations(ledger, sync_run.id):
+        if other.state is RunState.RUNNING and other.id != run.id:
+            raise Refused(
+                f"A {other.kind.value} was begun at the same time (run {other.id}).",
+                f"Follow it with `greenfly runs show {other.id}`.",
+            )
 
 
 def _short(settings: Settings) -> Settings:

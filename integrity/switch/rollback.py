@@ -27,10 +27,11 @@ from integrity.ledger.vocabulary import Ask, Direction
 from integrity.phases.sync import at_risk, spool_path
 from integrity.progress import Progress
 from integrity.settings import Settings
-from integrity.switch.asker import Asker, NotDone
+from integrity.switch.asker import Asker, NotDone, is_heard
 from integrity.switch.conductor import Conductor, NotConfirmed, recorded_plan
 from integrity.switch.fence import Fence
 from integrity.switch.fence_plan import FencePlan
+from integrity.switch.gates import ALIVE_SECONDS
 from integrity.switch.machine import Detail, Machine, Recorder, Step, nobody
 from integrity.switch.sides import impatient
 from integrity.sync.spool import read_spool
@@ -72,7 +73,13 @@ class Rollback:
         self._abandon = abandon
         self._conductor = Conductor(settings, ledger, sync_run, asker, progress)
         self._machine = Machine(
-            ledger.engine, handle, self._steps(), progress, final="switch", recorder=recorder
+            ledger.engine,
+            handle,
+            self._steps(),
+            progress,
+            final="switch",
+            decided=lambda: not self._conductor.environment_says_green(),
+            recorder=recorder,
         )
 
     # -- the tables -------------------------------------------------------------------------------------------------
@@ -108,6 +115,7 @@ class Rollback:
                 rollback.drain_seconds,
                 lambda _, until: self._asker.ask(Ask.FORWARD, rollback.drain_seconds),
                 undo=self._turn_back,
+                holds=True,
                 text="blue is followed from now on",
             ),
             Step(
@@ -121,8 +129,9 @@ class Rollback:
             Step(
                 "switch",
                 rollback.switch_seconds,
-                lambda _, until: conductor.switch_to("blue"),
+                self._switch,
                 undo=lambda _: self._switch_back(),
+                holds=True,
                 text="the environment says blue",
             ),
             Step(
@@ -140,7 +149,7 @@ class Rollback:
         ]
 
     def _without_green(self) -> list[Step]:
-        rollback, conductor = self._settings.rollback, self._conductor
+        rollback = self._settings.rollback
         return [
             Step("check", _CHECK_SECONDS, self._check_blue, text="blue, and what its fence was"),
             Step("at-risk", rollback.drain_seconds, self._record_at_risk, text="what may be lost"),
@@ -160,7 +169,7 @@ class Rollback:
             Step(
                 "switch",
                 rollback.switch_seconds,
-                lambda _, until: conductor.switch_to("blue"),
+                self._switch,
                 text="the environment says blue",
             ),
             Step(
@@ -241,6 +250,11 @@ class Rollback:
                 "Green is not followed, so its changes cannot be carried back.",
                 "Start `greenfly sync --resume`; where green is dead, use --abandon-green.",
             )
+        if not is_heard(status, ALIVE_SECONDS):
+            raise Refused(
+                f"The sync process of run {self._sync_run.id} gives no sign of life, so nothing can be carried back.",
+                "Start `greenfly sync --resume`; where green is dead, use --abandon-green.",
+            )
         self._plan_of_blue()
         conductor.identity("blue")
         conductor.identity("green")
@@ -273,8 +287,8 @@ class Rollback:
         )
 
     def _turn_back(self, detail: Detail) -> None:
-        # Both sides are fenced still, so nothing can go unseen.
-        self._asker.ask(Ask.BACKWARD, self._settings.rollback.drain_seconds)
+        plan = recorded_plan(self._machine.records())
+        self._conductor.turn_back(Direction.BACKWARD, "green", plan, self._settings.rollback.drain_seconds)
 
     def _plan(self) -> FencePlan:
         plan = recorded_plan(self._machine.records())
@@ -311,6 +325,9 @@ class Rollback:
         plan = detail.get("plan")
         if isinstance(plan, Mapping):
             self._conductor.fence("blue").refuse(FencePlan.from_dict(plan))
+
+    def _switch(self, detail: Detail, until: float) -> Detail:
+        return self._conductor.switch_to("blue", self._machine.require_owned)
 
     def _switch_back(self) -> None:
         self._conductor.switch_to("green")

@@ -149,6 +149,10 @@ class Follower:
             },
         )
 
+    def open_later(self) -> None:
+        """The followed server is away: begin as soon as it answers, and compare everything then."""
+        self._lost_feed = True
+
     def close(self) -> None:
         """Stop following."""
         self.close_connections()
