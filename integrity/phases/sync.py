@@ -7,6 +7,7 @@ One process does all of it, from before the copy until somebody stops it.  What 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ from integrity.ledger.vocabulary import Ask, Direction, SyncState
 from integrity.phases.servers import Servers
 from integrity.progress import Progress
 from integrity.rules import Rules
-from integrity.settings import Settings
+from integrity.settings import ExtraPolicy, Settings
 from integrity.switch.own_user import elevated
 from integrity.sync.comparison import Compared, compare_everything
 from integrity.sync.follower import Drained, Follower, is_about_the_server
@@ -43,10 +44,14 @@ from integrity.verify.verdict import Conclusion
 _PUBLISH_SECONDS: Final = 0.1
 _SAMPLE_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 0.02
+_BOUND_SECONDS: Final = 1.0
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 2.0
 _STAND_BY_SECONDS: Final = 0.5
 _JUST_NOW_SECONDS: Final = 5.0
 _SHRUNK_FROM: Final = 1000
 _AT_A_TIME: Final = 1000
+_PAUSED_SECONDS: Final = 0.1
 
 
 class _Abandoned(Exception):
@@ -99,7 +104,9 @@ class SyncPhase:
         self._published = self._sampled = 0.0
         self._conclusion: Conclusion | None = None
         self._passes: list[Compared] = []
+        self._bounded = 0.0
         self._trouble_since: float | None = None
+        self._trouble_pause = _FIRST_PAUSE_SECONDS
         self._compared_at = monotonic()
         path = spool_path(settings.state_dir, handle.id, direction)
         left = read_spool(path)
@@ -113,8 +120,11 @@ class SyncPhase:
     def open(self) -> None:
         """Begin to be told of changes.
 
+        :raises Refused: the followed server holds far less than the other one, whose keys would be deleted.
         :raises ServerError: a server cannot be reached, or refuses.
         """
+        if self._settings.verify.extra_keys is not ExtraPolicy.ALLOW:
+            self._require_not_lesser(self._follower.link)
         self._follower.open()
         self._progress.say(f"Following {self._follower.link.source} by {_FEEDS[self._follower.feed_name]}.")
         self._publish(force=True)
@@ -136,6 +146,10 @@ class SyncPhase:
         except ServerError:
             return  # The copy meets it as well, and knows how long to wait.
         self._publish()
+        if monotonic() - self._bounded >= _BOUND_SECONDS:
+            self._bounded = monotonic()
+            with suppress(ServerError):
+                self._follower.keep_within_bounds()
 
     def _link(self, direction: Direction, *, writable: bool = True) -> Link:
         """The two servers in that direction.
@@ -188,7 +202,7 @@ class SyncPhase:
             while self._conclusion is None:
                 try:
                     self._follow()
-                    self._trouble_since = None
+                    self._trouble_over()
                 except _Abandoned:
                     self._stand_by(self)
                     self._answer_question()
@@ -252,7 +266,7 @@ class SyncPhase:
             f"Compared {compared.compared:,} keys in {compared.seconds:.1f} s: {agreed}"
             f"{'' if compared.clean else f'; not clean: {self._follower.gap or self._stuck_text()}'}."
         )
-        if self._until_equal and compared.clean:
+        if self._until_equal and compared.clean and (self._follower.has_feed or not compared.differed):
             self._end(self._follower.drain(self._settings.cutover.drain_seconds, self._keep))
         return compared
 
@@ -271,16 +285,21 @@ class SyncPhase:
         return did
 
     def _turn_of_comparison(self) -> None:
-        question = self._board.question()
-        if question is not None and question.ask is not Ask.DRAIN:
-            raise _Abandoned
-        if self._stand_by_due():
-            self._stood_by = monotonic()
-            if abandoned_operation(self._ledger, self._handle.id) is not None:
-                # Nobody can write while it waits; everything can be compared later.
-                self._stood_by = 0.0
+        while True:
+            question = self._board.question()
+            if question is not None and question.ask is not Ask.DRAIN:
                 raise _Abandoned
-        self._turn()
+            if self._stand_by_due():
+                self._stood_by = monotonic()
+                if abandoned_operation(self._ledger, self._handle.id) is not None:
+                    # Nobody can write while it waits; everything can be compared later.
+                    self._stood_by = 0.0
+                    raise _Abandoned
+            self._turn()
+            if not self._handle.control().paused:
+                return
+            # Reading is what whoever pauses wants to end: the next page waits, and what is announced does not.
+            self._handle.wait(_PAUSED_SECONDS)
 
     def _keep(self) -> None:
         """What must not lapse: the lease, and what others see."""
@@ -418,7 +437,12 @@ class SyncPhase:
             return drained.to_dict()
         spool = Spool(spool_path(self._settings.state_dir, self._handle.id, direction))
         try:
-            link = self._link(direction)
+            # Who the two are was last looked at by the follower; either may have restarted since the check.
+            link = replace(
+                self._link(direction),
+                source_identity=old.link.target_identity,
+                target_identity=old.link.source_identity,
+            )
         except (ServerReadOnly, AuthenticationFailed) as error:
             spool.close()
             return {"ok": False, "reason": f"cannot write there: {error.problem}"}
@@ -486,12 +510,23 @@ class SyncPhase:
 
     def _stop(self, seconds: float) -> Mapping[str, object]:
         try:
+            if not self._follower.has_feed:
+                self._compare_until_equal(seconds)
             drained = self._follower.drain(min(seconds, self._settings.cutover.drain_seconds), self._keep)
         except ServerError as error:
             self._conclusion = Conclusion(Verdict.INCONCLUSIVE, f"It was stopped while {error.problem}")
             return {"ok": True, "reason": error.problem}
         self._end(drained)
         return drained.to_dict() | {"ok": True}
+
+    def _compare_until_equal(self, seconds: float) -> None:
+        """Without a feed: until a comparison finds nothing that differs, or for so long."""
+        until = monotonic() + seconds
+        with suppress(Refused):
+            while True:
+                self._prove(until - monotonic())
+                if not self._passes[-1].differed:
+                    break
 
     def _end(self, drained: Drained) -> None:
         """Conclude from the state in which following ends."""
@@ -507,14 +542,26 @@ class SyncPhase:
             self._conclusion = Conclusion(
                 Verdict.INCONCLUSIVE, f"Not everything was carried over: {drained.reason}."
             )
+        elif not follower.has_feed and self._passes and self._passes[-1].differed:
+            self._conclusion = Conclusion(
+                Verdict.INCONCLUSIVE,
+                f"{self._passes[-1].differed:,} keys differed when everything was last compared, and no change since "
+                "is announced.",
+            )
+        elif open_findings := self._open_findings():
+            self._conclusion = Conclusion(Verdict.FAIL, f"{open_findings:,} findings are open.")
         else:
             counts = self._ledger.finding_counts(self._handle.id)
             expected = sum(n for (_, state), n in counts.items() if state is FindingState.EXCEPTION)
             compared = self._passes[-1].compared if self._passes else 0
-            text = (
-                f"{compared:,} keys were compared at {follower.clean_since:%H:%M:%S} UTC, and every key that changed "
-                f"since then until {datetime.now(UTC):%H:%M:%S} UTC was carried over and compared."
-            )
+            text = f"{compared:,} keys were compared at {follower.clean_since:%H:%M:%S} UTC, "
+            if follower.has_feed:
+                text += (
+                    f"and every key that changed since then until {datetime.now(UTC):%H:%M:%S} UTC was carried over "
+                    "and compared."
+                )
+            else:
+                text += "and all agreed; changes are not announced, so later ones are not covered."
             if not compared:
                 self._conclusion = Conclusion(Verdict.INCONCLUSIVE, "Nothing was compared.")
             elif expected:
@@ -524,54 +571,70 @@ class SyncPhase:
             else:
                 self._conclusion = Conclusion(Verdict.PASS, text)
 
+    def _open_findings(self) -> int:
+        counts = self._ledger.finding_counts(self._handle.id)
+        return sum(number for (_, state), number in counts.items() if state is FindingState.OPEN)
+
     # -- lost servers -----------------------------------------------------------------------------------------------
 
     def _recover(self, error: ServerError) -> None:
-        """Return when both servers answer again.
+        """Return when it may be tried again: both servers answer, after a pause that grows with each attempt.
 
-        :raises ServerError: they do not within the budget, or *error* is nothing that waiting helps against.
+        :raises ServerError: the budget is over, or *error* is nothing that waiting helps against.
         """
         backward = self._follower.link.direction is Direction.BACKWARD
         renewed = backward and isinstance(error, AuthenticationFailed | PermissionRefused)
         if not is_about_the_server(error) and not renewed:
             raise error
-        began = self._trouble_since = self._trouble_since or monotonic()
         budget = self._settings.sync.reconnect_seconds
-        self._progress.say(
-            f"{error.problem} Trying again for {max(0.0, budget - (monotonic() - began)):.0f} s."
-        )
-        self._handle.event("server.lost", {"problem": error.problem})
+        if self._trouble_since is None:
+            self._trouble_since = monotonic()
+            self._progress.say(f"{error.problem} Trying again for {budget:.0f} s.")
+            self._handle.event("server.lost", {"problem": error.problem})
         self._follower.close_connections()
-        pause = 0.1
         while True:
-            if monotonic() - began > budget:
+            if monotonic() - self._trouble_since > budget:
                 raise error
-            self._handle.wait(pause)
-            pause = min(2 * pause, 2.0)
+            if self._wait_in_trouble(error):
+                return
+            try:
+                self._identified_again(renewed=renewed)
+            except ServerError as again:
+                lapsed = backward and isinstance(again, AuthenticationFailed | PermissionRefused)
+                if not is_about_the_server(again) and (renewed or not lapsed):
+                    raise
+                error, renewed = again, renewed or lapsed
+                continue
+            return
+
+    def _wait_in_trouble(self, error: ServerError) -> bool:
+        """Pause, and go on taking in what is announced; whether a question was answered that ends following."""
+        until = monotonic() + self._trouble_pause
+        self._trouble_pause = min(2 * self._trouble_pause, _LONGEST_PAUSE_SECONDS)
+        while (left := until - monotonic()) > 0:
+            self._handle.wait(min(left, _PUBLISH_SECONDS))
+            if self._follower.has_feed:
+                self._follower.listen()
             self._publish(force=True)
             question = self._board.question()
             if question is not None and question.ask in STANDING | {Ask.STOP}:
                 self._answer_question()
-                return
+                return True
             if question is not None:
                 self._board.answer(question, {"ok": False, "reason": error.problem})
-            try:
-                self._identified_again(renewed=renewed)
-            except ServerError as again:
-                if not is_about_the_server(again):
-                    raise
-                error = again
-                continue
-            break
-        self._handle.event("server.back", {})
-        self._progress.say("Both servers answer again; going on.")
+        return False
+
+    def _trouble_over(self) -> None:
+        if self._trouble_since is not None:
+            self._trouble_since, self._trouble_pause = None, _FIRST_PAUSE_SECONDS
+            self._handle.event("server.back", {})
+            self._progress.say("Both servers answer again; going on.")
 
     def _identified_again(self, *, renewed: bool) -> None:
         follower = self._follower
-        before, link = follower.link, follower.link.identified_again()
-        if renewed:
-            # Behind the fence we write as a user that a restart forgets.
-            link = self._link(before.direction)
+        before = follower.link
+        # Behind the fence we write as a user that a restart forgets.
+        link = (self._link(before.direction) if renewed else before).identified_again()
         if link.source_identity.run_id != before.source_identity.run_id:
             self._require_not_shrunk(before, link)
             follower.found_gap(f"{link.source} restarted", None)
@@ -585,15 +648,33 @@ class SyncPhase:
 
         :raises Refused: it came back with less than half of its keys.
         """
-        had, has = before.source_identity.keys, now.source_identity.keys
-        had = max(had, now.target_identity.keys)
-        if had >= _SHRUNK_FROM and has < had / 2 and not self._settings.sync.accept_shrunk_source:
+        has, held = self._follower.keys_of(now)
+        had = max(held, self._follower.keys_of(before)[0])
+        if _is_far_less(has, had) and not self._settings.sync.accept_shrunk_source:
             raise Refused(
                 f"{now.source} came back with {has:,} keys, and there were {had:,}; following it would delete the rest "
                 f"from {now.target}.",
                 "Restore its data; or, if that is what it should hold, set sync.accept_shrunk_source and go on with "
                 "--resume.",
             )
+
+    def _require_not_lesser(self, link: Link) -> None:
+        """The same before anything is followed: it may have lost its data while nobody looked.
+
+        :raises Refused: the followed server holds less than half of what the other one does.
+        """
+        has, held = self._follower.keys_of(link)
+        if _is_far_less(has, held) and not self._settings.sync.accept_shrunk_source:
+            raise Refused(
+                f"{link.source} holds {has:,} keys, and {link.target} holds {held:,}; following would delete the rest "
+                "there.",
+                "See that the two are not mixed up and that none has lost its data; or, if that is what they should "
+                "hold, set sync.accept_shrunk_source.",
+            )
+
+
+def _is_far_less(has: int, had: int) -> bool:
+    return has < had / 2 and (had >= _SHRUNK_FROM or not has)
 
 
 def at_risk(names: list[bytes], databases: tuple[int, ...], complete_until: datetime) -> list[NewFinding]:

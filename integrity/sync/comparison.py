@@ -27,6 +27,7 @@ from integrity.verify.totals import CompareTotals
 
 _LONGEST_TURN_SECONDS: Final = 0.25
 """How long changes are dealt with between two pages, at most; the comparison must get on too."""
+_FINDINGS_AT_A_TIME: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +98,30 @@ class _Comparison:
     ) -> None:
         self._fenced = fenced
         self._follower = follower
+        self._ledger = ledger
         self._handle = handle
         self._progress = progress
         self._turn = turn
         self._rules = follower.rules
         self._excepts = FindingRules(ledger, handle.id, follower.settings, follower.link.target_identity)
         self._differed = 0
+        self._unexplained: set[tuple[int, bytes]] = set()
+        """Keys of the target, by database, that no key of the source can have become."""
 
     def run(self) -> Compared:
         began, began_at = datetime.now(UTC), monotonic()
         follower = self._follower
         follower.compare_due = False
-        gaps = follower.gaps
+        gaps, was_open = follower.gaps, follower.gap is not None
         follower.suspects.clear()
         follower.dirty.retry_stuck()
         try:
+            earlier = self._recall()
             totals = self._compare()
             if not self._fenced:
                 self._settle()
+            gone = [number for number, place in earlier.items() if place not in self._unexplained]
+            self._handle.set_finding_state(gone, FindingState.SETTLED)
         except BaseException:
             follower.compare_due = True
             raise
@@ -131,9 +138,29 @@ class _Comparison:
             monotonic() - began_at,
         )
         self._handle.event("sync.pass", done.to_dict() | {"direction": follower.link.direction.value})
-        if follower.gap is None:
+        if was_open and follower.gap is None:
             self._handle.event("sync.gap-closed", {"direction": follower.link.direction.value})
         return done
+
+    def _recall(self) -> dict[int, tuple[int, bytes]]:
+        """Look again at what is on record as different, also by an earlier process or by the copy.
+
+        Returns the extra keys among them that cannot be carried away, by the finding's number.
+        """
+        extras: dict[int, tuple[int, bytes]] = {}
+        names: set[bytes] = set()
+        after = 0
+        while page := self._ledger.findings(
+            self._handle.id, state=FindingState.OPEN, limit=_FINDINGS_AT_A_TIME, after_id=after
+        ):
+            after = page[-1].id
+            for finding in page:
+                if finding.finding_class is FindingClass.EXTRA and not self._rules.originals(finding.key):
+                    extras[finding.id] = (finding.database, finding.key)
+                else:
+                    names.add(finding.key)
+        self._follower.recall(names)
+        return extras
 
     def _compare(self) -> CompareTotals:
         follower, settings = self._follower, self._follower.settings
@@ -202,6 +229,7 @@ class _Comparison:
                 originals = self._rules.originals(finding.key)
                 names += originals
                 if not originals:
+                    self._unexplained.add((finding.database, finding.key))
                     # No key of the source can have become it, so carrying over will not remove it.
                     self._handle.add_findings(PhaseName.SYNC, [finding])
             else:

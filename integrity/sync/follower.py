@@ -10,7 +10,7 @@ dirty), that is a *gap*.  It is recorded, and only a comparison that began after
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from integrity.sync.carrier import Carrier
 from integrity.sync.dirty import DirtyKeys
 from integrity.sync.feed import Feed
 from integrity.sync.heartbeat import Heartbeat
-from integrity.sync.link import Link
+from integrity.sync.link import Link, require_not_restarted
 from integrity.sync.monitor_queue import restore_queue, widen_queue
 from integrity.sync.opening import open_feed
 from integrity.sync.prover import Prover
@@ -41,6 +41,8 @@ from integrity.sync.spool import Spool
 from integrity.sync.streams import KnownStreams
 
 _WATCH_SECONDS: Final = 1.0
+_REST_OF_GROUPS: Final = 5
+"""Comparing groups may take one part in so many of the time."""
 _CLASSES: Final = tuple(FindingClass)
 
 
@@ -114,7 +116,7 @@ class Follower:
         self._standbys: dict[tuple[str, int], Standby] = {}
         self._databases: set[int] = set()
         self._swaps: int | None = None
-        self._watched = self._grouped = 0.0
+        self._watched = self._group_from = 0.0
         self._backlog = 0
         self._reported: set[bytes] = set()
         """Names that have findings which a later comparison may settle."""
@@ -136,9 +138,8 @@ class Follower:
         self._swaps = self._swap_count()
         if settings.sync.heartbeat_key is not None:
             key = settings.sync.heartbeat_key.encode()
-            self._heartbeat = Heartbeat(
-                key, self._standby("source", 0), self._standby("target", self.rules.target_database(0))
-            )
+            onto = self.rules.target_database(0)
+            self._heartbeat = Heartbeat(key, self.rules.rename(key), lambda: self.link, onto)
         self._handle.event(
             "sync.following",
             {
@@ -180,8 +181,8 @@ class Follower:
         self._stack.close()
         self._carrier = self._prover = None
         self._standbys = {}
-        if self.settings.sync.heartbeat_key is not None:
-            self._heartbeat = None
+        if self._heartbeat is not None:
+            self._heartbeat.close()
 
     @property
     def feed_name(self) -> str:
@@ -192,6 +193,12 @@ class Follower:
     def has_feed(self) -> bool:
         """Whether changes are announced, now."""
         return self._feed is not None
+
+    def recall(self, names: Collection[bytes]) -> None:
+        """There are findings about these from before: look at them again, and settle what no longer differs."""
+        self._reported.update(names)
+        self.dirty.suspected(names)
+        self.suspects.update(names)
 
     def assume_equal(self) -> None:
         """Both sides were proven equal by whoever followed before, and nobody may have written since."""
@@ -257,6 +264,7 @@ class Follower:
                 self.suspects.difference_update(taken.names)
             if len(self.dirty) > self.settings.sync.max_dirty_keys:
                 count = self.dirty.clear()
+                self.suspects.clear()
                 self.found_gap(f"{count:,} keys were dirty, more than sync.max_dirty_keys", None)
         if taken.everything is not None:
             self.found_gap(taken.everything, None)
@@ -302,7 +310,10 @@ class Follower:
         self._swaps = None
 
     def _reopen_feed(self) -> None:
-        self.link.source.identify()  # While it loads its dataset, it would answer a feed and nothing else.
+        # While it loads its dataset, it would answer a feed and nothing else.
+        if self.link.source.identify().run_id != self.link.source_identity.run_id:
+            # It may have come back empty: nothing may be deleted before that was looked at.
+            require_not_restarted(self._standby("source", 0).connection(), self.link.source_identity)
         self._feed = open_feed(
             self.link.source, self.link.source_identity, self.settings.sync, self._progress.say
         )
@@ -424,6 +435,7 @@ class Follower:
             if self._carry_some() + self._prove_some(listens=False) == 0:
                 self._handle.wait(min(0.05, self.dirty.next_due() or 0.0))
         self._watch_swaps()
+        self._watch_restarts()
         if not reason and self.gaps != gaps:
             reason = self.gap or "a gap"
         if not reason and self.gap is not None:
@@ -442,7 +454,8 @@ class Follower:
 
     def _compare_groups(self) -> None:
         """Streams whose groups differ are dirty now."""
-        self._grouped = monotonic()
+        began = monotonic()
+        self._group_from = began + self.settings.sync.group_seconds
         if self.feed_name == "monitor":
             return  # It shows every command about groups.
         for database in self.databases():
@@ -453,21 +466,31 @@ class Follower:
                 self.rules,
             )
             self.dirty.suspected(names)
+        # Where there are very many streams, changes of keys must not wait for them.
+        self._group_from = max(self._group_from, began + _REST_OF_GROUPS * (monotonic() - began))
 
     # -- what has to be watched -------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Now and then: the groups of streams, swapped databases, the backlog on the followed server."""
         now = monotonic()
-        if now - self._grouped >= self.settings.sync.group_seconds and self._feed is not None:
+        if now >= self._group_from and self._feed is not None:
             self._compare_groups()
         if now - self._watched < _WATCH_SECONDS:
             return
         self._watched = now
+        self._watch_restarts()
         self._watch_swaps()
-        self._spool.keep(self.dirty.not_known_to_be_carried)
+        self.keep_within_bounds()
         if self._heartbeat is not None:
             self._heartbeat.beat()
+
+    def keep_within_bounds(self) -> None:
+        """The file of names, and what waits on the followed server.
+
+        :raises ServerError: the followed server cannot be asked.
+        """
+        self._spool.keep(self.dirty.not_known_to_be_carried)
         if self._feed is not None:
             self._backlog = self._feed.backlog()
             if self._backlog > self.settings.sync.max_backlog_bytes:
@@ -479,6 +502,11 @@ class Follower:
                     f"{self._backlog:,} bytes of announcements waited on the server, so the feed was closed",
                     None,
                 )
+
+    def _watch_restarts(self) -> None:
+        """A server that came back between two commands may have lost what it held, and no connection told of it."""
+        for side, identity in (("source", self.link.source_identity), ("target", self.link.target_identity)):
+            require_not_restarted(self._standby(side, 0).connection(), identity)
 
     def _watch_swaps(self) -> None:
         """SWAPDB is announced by nothing, but counted."""
@@ -499,6 +527,15 @@ class Follower:
             return tuple(sorted(set(self.settings.databases)))
         database = self.link.source.address.database
         return (database,) if database is not None else None
+
+    def keys_of(self, link: Link) -> tuple[int, int]:
+        """Keys on both sides in the databases that the run is about, as the two servers were last identified."""
+        ours, theirs = link.source_identity, link.target_identity
+        given = self._given_databases()
+        if given is None:
+            return ours.keys, theirs.keys
+        onto = {*self.rules.target_databases(given)}
+        return sum(ours.databases.get(n, 0) for n in given), sum(theirs.databases.get(n, 0) for n in onto)
 
     def databases(self) -> tuple[int, ...]:
         """The databases of the followed side that may hold a key by now, or may have held one since the beginning.
