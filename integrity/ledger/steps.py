@@ -111,11 +111,19 @@ class StepBook:
             )
 
     def _require_owner(self, connection: Connection) -> None:
-        owner = connection.execute(
-            select(Run.lease_owner).where(Run.id == self._run_id, Run.state == RunState.RUNNING)
-        ).scalar_one_or_none()
-        if owner != self._owner:
-            raise RunTakenOver(self._run_id)
+        require_owner(connection, self._run_id, self._owner)
+
+
+def require_owner(connection: Connection, run_id: str, owner: str) -> None:
+    """See to it that the run is running, and is this owner's.
+
+    :raises RunTakenOver: it is not.
+    """
+    found = connection.execute(
+        select(Run.lease_owner).where(Run.id == run_id, Run.state == RunState.RUNNING)
+    ).scalar_one_or_none()
+    if found != owner:
+        raise RunTakenOver(run_id)
 
 
 def read_steps(engine: Engine, run_id: str) -> list[StepRecord]:

@@ -19,6 +19,7 @@ from integrity.ledger import audit
 from integrity.ledger.database import guarded, reading, single_statements, writing
 from integrity.ledger.live_models import Sync
 from integrity.ledger.naming import operator_name
+from integrity.ledger.steps import require_owner
 from integrity.ledger.vocabulary import Ask, Direction, SyncState
 
 STANDING: Final = frozenset({Ask.BACKWARD_ANEW, Ask.FORWARD_ANEW, Ask.AT_RISK})
@@ -85,6 +86,15 @@ class SyncStatus:
             "removed": self.removed,
             "updated_at": self.updated_at.isoformat() if self.updated_at else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class RunOwner:
+    """A process as the owner of a run."""
+
+    run_id: str
+    owner: str
+    """The token of its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +170,21 @@ class SyncBoard:
 
     # -- whoever asks ---------------------------------------------------------------------------------------------
 
-    def ask(self, ask: Ask, until: datetime) -> int:
+    def ask(self, ask: Ask, until: datetime, *, owner: RunOwner | None = None) -> int:
         """Ask something; the number under which the answer comes.
 
         What is :data:`STANDING` can be answered however late.
 
+        :param owner: whoever asks, where it must own its run for that.
         :raises ConfigurationError: this run has never followed anything.
         :raises Refused: it has not done yet what must come first.
+        :raises RunTakenOver: the run of whoever asks belongs to another process by now.
         """
         if ask in STANDING:
             until = datetime.now(UTC) + _STANDING_TIME
         with writing(self._engine) as connection:
+            if owner is not None:
+                require_owner(connection, owner.run_id, owner.owner)
             row = connection.execute(
                 select(Sync.asked_id, Sync.asked, Sync.answered_id).where(Sync.run_id == self.run_id)
             ).one_or_none()
@@ -197,6 +211,12 @@ class SyncBoard:
                 {"number": number + 1, "ask": ask.value, "until": until.isoformat()},
             )
         return int(number) + 1
+
+    def void(self) -> None:
+        """Answer what is asked in place of the sync process: whoever asked is gone.  What stands, stands."""
+        question = self.question()
+        if question is not None and question.ask not in STANDING:
+            self.answer(question, {"ok": False, "reason": "whoever asked is gone"})
 
     def answer_to(self, number: int) -> Mapping[str, object] | None:
         """The answer, once it is there."""

@@ -8,7 +8,8 @@ from time import monotonic, sleep
 from typing import Final, Protocol
 
 from integrity.errors import Refused
-from integrity.ledger.sync_board import SyncBoard, SyncStatus
+from integrity.ledger.handle import RunHandle
+from integrity.ledger.sync_board import RunOwner, SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Ask, SyncState
 
 SILENT_SECONDS: Final = 15.0
@@ -30,7 +31,11 @@ class Asker(Protocol):
         """The answer.
 
         :raises NotDone: it says why not, or says nothing within *seconds*.
+        :raises RunTakenOver: the run that is spoken for belongs to another process by now.
         """
+
+    def speak_for(self, handle: RunHandle) -> None:
+        """From now on ask only as long as this process owns that run."""
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
@@ -44,12 +49,17 @@ class BoardAsker:
 
     def __init__(self, board: SyncBoard) -> None:
         self._board = board
+        self._owner: RunOwner | None = None
+
+    def speak_for(self, handle: RunHandle) -> None:
+        """Remember it."""
+        self._owner = RunOwner(handle.id, handle.owner)
 
     def ask(self, ask: Ask, seconds: float) -> Mapping[str, object]:
         """Put the question up and wait."""
         began = monotonic()
         until, listen = began + seconds, began + _LISTEN_SECONDS
-        number = self._board.ask(ask, datetime.now(UTC) + timedelta(seconds=seconds))
+        number = self._board.ask(ask, datetime.now(UTC) + timedelta(seconds=seconds), owner=self._owner)
         while monotonic() < until:
             answer = self._board.answer_to(number)
             if answer is not None:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from integrity.errors import GreenflyError, LedgerError, Refused, Undone, Unfinished
-from integrity.ledger import Ledger, models
+from integrity.errors import GreenflyError, LedgerError, Refused, RunTakenOver, Undone, Unfinished
+from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import PhaseName, RunKind, RunState, Verdict
 from integrity.ledger.operations import abandoned_operation, is_alive, operations, under_way
-from integrity.ledger.steps import read_steps
+from integrity.ledger.steps import StepBook, read_steps
 from integrity.ledger.sync_board import SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Ask, StepState
 from integrity.migration import Run
@@ -68,6 +68,7 @@ def cut_over(
             return ended
         run = Run.start(_short(settings), ledger, RunKind.CUTOVER, progress, parent=sync_run)
         on_started(run.id)
+        asker.speak_for(run.handle)
         with _operation(run, sync_run, ledger) as recorded:
             _require_alone(ledger, run, sync_run)
             cutover = Cutover(settings, ledger, run.handle, sync_run, asker, progress, recorder=recorder)
@@ -112,6 +113,7 @@ def roll_back(
             return ended
         run = Run.start(_short(settings), ledger, RunKind.ROLLBACK, progress, parent=sync_run)
         on_started(run.id)
+        asker.speak_for(run.handle)
         with _operation(run, sync_run, ledger) as recorded:
             _require_alone(ledger, run, sync_run)
             rollback = Rollback(
@@ -147,6 +149,10 @@ def take_over(
     """
     handle = ledger.take_over(dead.id, OPERATION_LEASE_SECONDS)
     progress.say(f"Taking over {dead.kind.value} {dead.id}, whose process is gone.")
+    asker.speak_for(handle)
+    with SyncBoard(ledger.engine, sync_run.id) as board:
+        # What it asked last must not be done after this one has undone it.
+        board.void()
     run = Run(_short(settings), ledger, handle, dead.kind, progress, resumed=dead)
     with _operation(run, sync_run, ledger) as recorded, _left_open_where_it_fails(ledger, dead.id):
         if dead.kind is RunKind.CUTOVER:
@@ -197,8 +203,14 @@ class _Direct:
 
     def __init__(self, phase: SyncPhase) -> None:
         self._phase = phase
+        self._book: StepBook | None = None
+
+    def speak_for(self, handle: RunHandle) -> None:
+        self._book = StepBook(handle.engine, handle.id, handle.owner)
 
     def ask(self, ask: Ask, seconds: float) -> Mapping[str, object]:
+        if self._book is not None:
+            self._book.require_owned()
         try:
             answer = self._phase.do(ask, seconds)
         except GreenflyError as error:
@@ -221,6 +233,8 @@ def stand_by(
         return
     try:
         take_over(settings, ledger, dead, ledger.find_run(sync_run_id), _Direct(phase), progress)
+    except RunTakenOver as error:
+        progress.say(f"{error}")  # The operation's run; this process keeps its own.
     except LedgerError:
         raise
     except GreenflyError as error:
