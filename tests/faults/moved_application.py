@@ -84,7 +84,12 @@ class MovedApplication:
     def resume_sync(self) -> None:
         """Start it anew, for the same run."""
         self.live.wait_until(self._lease_is_over, "the lease of the sync run is over", 30.0)
+        before = self._published()
         self.sync = self.live.sync("--resume")
+        self.live.wait_until(lambda: self._published() > before, "the resumed sync follows", 30.0)
+
+    def _published(self) -> str:
+        return str(self.live.rows("SELECT max(updated_at) FROM sync")[0][0])
 
     def _lease_is_over(self) -> bool:
         return bool(
@@ -149,8 +154,10 @@ class MovedApplication:
         """Stop the load, and let the oracle judge the side that serves, and the clock both."""
         self.load.stop()
         serving = self.blue if self.says() == "blue" else self.green
-        assert check(replay(self.logs), serving.url) == []
-        assert overlaps(self.logs) == []
+        wrong = check(replay(self.logs), serving.url)
+        assert wrong == [], f"{len(wrong)} {wrong[:5]}{self.what_was_said()}"
+        twice = overlaps(self.logs)
+        assert twice == [], f"{len(twice)} {twice[:3]}{self.what_was_said()}"
 
     def assert_rights_are_back(self) -> None:
         """The side that serves has the rules that it had, and no user of Greenfly's."""

@@ -202,7 +202,8 @@ def test_when_the_sync_process_is_killed_too_the_same_command_ends_it(
     settle(2 * LEASE)
     done = app.live.run(kind, "--yes", "--json")
     forward = goes_forward(kind, call)
-    assert done.code == (0 if forward else 4), done.err
+    # What was undone is begun again by the same command, and does not go through without a sync process.
+    assert done.code in ({0} if forward else {4, 8}), done.err
     app.wait_until_ended()
     old, new = sides(kind)
     assert app.says() == (new if forward else old)
