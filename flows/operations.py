@@ -9,7 +9,7 @@ from typing import Final
 from flows.sequence import Outcome, read_outcome
 from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused
 from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.approvals import read_decisions, record_decision, standing
+from integrity.ledger.approvals import record_decision, standing
 from integrity.ledger.naming import operator_name
 from integrity.ledger.operations import under_way
 from integrity.ledger.store import RunHandle
@@ -21,7 +21,7 @@ from integrity.switch import operate
 from integrity.switch.asker import BoardAsker
 from integrity.switch.conductor import Conductor, find_sync_run
 from integrity.switch.cutover import Cutover
-from integrity.switch.gates import CUTOVER_GATE, Gate, refused
+from integrity.switch.gates import CUTOVER_GATE, Gate, decisions_in_force, refused
 from integrity.switch.operate import Operated
 from integrity.switch.rollback import Rollback
 from reports import write_report
@@ -204,7 +204,7 @@ def decide(
     try:
         sync_run = find_sync_run(ledger, wanted)
         separate = settings.cutover.separate_approver
-        decisions = read_decisions(ledger.engine, sync_run.id, gate)
+        decisions = decisions_in_force(ledger, sync_run.id)
         requesters = {d.by for d in decisions if d.decision is Decision.REQUESTED}
         if decision is Decision.APPROVED and separate and name in requesters:
             raise Refused(
@@ -212,7 +212,7 @@ def decide(
                 "Somebody else has to; or set cutover.separate_approver to false.",
             )
         record_decision(ledger.engine, sync_run.id, gate, decision, name, comment)
-        at = standing(read_decisions(ledger.engine, sync_run.id, gate), separate=separate)
+        at = standing(decisions_in_force(ledger, sync_run.id), separate=separate)
         return {
             "run": sync_run.id,
             "gate": gate,

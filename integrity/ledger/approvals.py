@@ -66,10 +66,13 @@ class Standing:
     """Who passed it alone, in an emergency."""
 
 
-def standing(decisions: Sequence[ApprovalRecord], *, separate: bool) -> Standing:
+def standing(
+    decisions: Sequence[ApprovalRecord], *, separate: bool, requester: str | None = None
+) -> Standing:
     """What the decisions amount to; a rejection voids what was approved before it.
 
     :param separate: whoever requested cannot approve.
+    :param requester: who counts as having requested where nobody did: whoever passes the gate.
     """
     requesters: set[str] = set()
     approvers: list[str] = []
@@ -87,5 +90,7 @@ def standing(decisions: Sequence[ApprovalRecord], *, separate: bool) -> Standing
             case Decision.BREAK_GLASS:
                 broken_by = each.by
     if separate:
+        if not requesters and requester is not None:
+            requesters.add(requester)
         approvers = [name for name in approvers if name not in requesters]
     return Standing(tuple(approvers), rejected_by, broken_by)

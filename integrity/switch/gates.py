@@ -13,10 +13,13 @@ from integrity.endpoint import Endpoint, Identity
 from integrity.errors import GreenflyError
 from integrity.expiry import clock_ms
 from integrity.ledger import Ledger, models
-from integrity.ledger.approvals import read_decisions, standing
-from integrity.ledger.models import RunKind, RunState
+from integrity.ledger.approvals import ApprovalRecord, read_decisions, standing
+from integrity.ledger.models import RunKind
+from integrity.ledger.naming import operator_name
+from integrity.ledger.operations import operations
+from integrity.ledger.steps import read_steps
 from integrity.ledger.sync_board import SyncStatus
-from integrity.ledger.vocabulary import Direction, SyncState
+from integrity.ledger.vocabulary import Direction, StepState, SyncState
 from integrity.phases.sync import fits_both_ways
 from integrity.settings import Settings
 from integrity.switch.environment import EnvironmentSwitch
@@ -260,18 +263,13 @@ class Gates:
     def _approvals(self) -> Gate:
         cutover = self._settings.cutover
         needed = cutover.approvals
-        since = _last_cutover(self._ledger, self._run.id)
-        decisions = [
-            d
-            for d in read_decisions(self._ledger.engine, self._run.id, CUTOVER_GATE)
-            if since is None or d.at > since
-        ]
-        at = standing(decisions, separate=cutover.separate_approver)
+        decisions = decisions_in_force(self._ledger, self._run.id)
+        at = standing(decisions, separate=cutover.separate_approver, requester=operator_name())
         limit = f"{needed} needed"
+        if at.broken_by is not None:  # Also after a rejection, unless that came later.
+            return Gate("approvals", True, f"break-glass by {at.broken_by}", limit, "Passed in an emergency.")
         if at.rejected_by is not None:
             return Gate("approvals", False, f"rejected by {at.rejected_by}", limit, "Ask again.")
-        if at.broken_by is not None:
-            return Gate("approvals", True, f"break-glass by {at.broken_by}", limit, "Passed in an emergency.")
         value = ", ".join(at.approvers) or "none"
         return Gate(
             "approvals",
@@ -282,12 +280,24 @@ class Gates:
         )
 
 
-def _last_cutover(ledger: Ledger, sync_run_id: str) -> datetime | None:
-    """When the newest cutover of this sync run ended well; approvals before it are used up."""
+def decisions_in_force(ledger: Ledger, sync_run_id: str) -> list[ApprovalRecord]:
+    """The decisions about the cutover gate, oldest first; those before the newest switch are used up."""
+    since = _last_switch(ledger, sync_run_id)
+    return [
+        decision
+        for decision in read_decisions(ledger.engine, sync_run_id, CUTOVER_GATE)
+        if since is None or decision.at > since
+    ]
+
+
+def _last_switch(ledger: Ledger, sync_run_id: str) -> datetime | None:
+    """When a cutover of this sync run last moved the applications, however it ended."""
     ended = [
-        run.ended_at
-        for run in ledger.child_runs(sync_run_id)
-        if run.kind is RunKind.CUTOVER and run.state is RunState.FINISHED and run.ended_at is not None
+        step.ended_at
+        for run in operations(ledger, sync_run_id)
+        if run.kind is RunKind.CUTOVER
+        for step in read_steps(ledger.engine, run.id)
+        if step.name == "switch" and step.state is StepState.DONE and step.ended_at is not None
     ]
     return max(ended, default=None)
 
