@@ -131,6 +131,16 @@ class Cutover:
                     text="green is followed from now on",
                 )
             )
+        else:
+            steps.append(
+                Step(
+                    "end",
+                    cutover.drain_seconds,
+                    # Else it would carry what expires on blue, say, over what applications write to green.
+                    lambda _, until: self._asker.ask(Ask.STOP, cutover.drain_seconds),
+                    text="the sync process ends; nothing is carried back",
+                )
+            )
         steps += [
             Step(
                 "open",
