@@ -307,7 +307,8 @@ class Cutover:
         return written
 
     def _switch_back(self, detail: Detail) -> None:
-        self._conductor.switch_to("blue")
+        if self._conductor.environment_says_green():
+            self._conductor.switch_to("blue")
         if self._canary is not None:
             self._canary.back()
 

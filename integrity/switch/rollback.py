@@ -330,7 +330,8 @@ class Rollback:
         return self._conductor.switch_to("blue", self._machine.require_owned)
 
     def _switch_back(self) -> None:
-        self._conductor.switch_to("green")
+        if not self._conductor.environment_says_green():
+            self._conductor.switch_to("green")
 
     def _confirm(self, until: float, *, dead: bool) -> Detail:
         try:
