@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -83,7 +85,7 @@ class MovedApplication:
 
     def resume_sync(self) -> None:
         """Start it anew, for the same run."""
-        self.live.wait_until(self._lease_is_over, "the lease of the sync run is over", 30.0)
+        self.live.wait_until(self.lease_is_over, "the lease of the sync run is over", 30.0)
         before = self._published()
         self.sync = self.live.sync("--resume")
         self.live.wait_until(lambda: self._published() > before, "the resumed sync follows", 30.0)
@@ -91,7 +93,8 @@ class MovedApplication:
     def _published(self) -> str:
         return str(self.live.rows("SELECT max(updated_at) FROM sync")[0][0])
 
-    def _lease_is_over(self) -> bool:
+    def lease_is_over(self) -> bool:
+        """Whether the sync run can be taken over."""
         return bool(
             self.live.rows(
                 "SELECT 1 FROM run WHERE kind = 'sync' AND (state <> 'running' OR lease_until < ?)",
@@ -217,6 +220,13 @@ def moved_application(
         conductor = stack.enter_context(ConductorProcess(live.folder))
         live.wait_until_clean()
         yield MovedApplication(live, blue, green, logs, load, conductor, sync, rights)
+
+
+def kill_server(store: Store) -> None:
+    """SIGKILL a server that this test started."""
+    assert store.server is not None
+    assert store.server.pid is not None
+    os.kill(store.server.pid, signal.SIGKILL)
 
 
 def rules(store: Store) -> list[str]:
