@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from integrity.errors import ConfigurationError, RunTakenOver
+from integrity.errors import ConfigurationError, Refused, RunTakenOver
 from integrity.ledger import Ledger, RunHandle, open_ledger
 from integrity.ledger.approvals import (
     ApprovalRecord,
@@ -28,7 +28,14 @@ from integrity.ledger.models import Run, RunKind, RunState, Verdict
 from integrity.ledger.operations import abandoned_operation, is_alive, operations, under_way
 from integrity.ledger.samples import SampleRecord, add_sample, add_samples, read_samples
 from integrity.ledger.steps import StepBook, StepRecord, read_steps
-from integrity.ledger.sync_board import Question, SyncBoard, SyncStatus, read_status
+from integrity.ledger.sync_board import (
+    STANDING,
+    Question,
+    RunOwner,
+    SyncBoard,
+    SyncStatus,
+    read_status,
+)
 from integrity.ledger.vocabulary import Ask, Decision, Direction, StepState, SyncState
 from integrity.settings import Settings
 
@@ -157,6 +164,54 @@ def test_every_process_that_asks_gets_a_number_of_its_own(ledger: Ledger, sync: 
             with SyncBoard(ledger.engine, sync.id) as ours:
                 numbers.append(ours.ask(Ask.DRAIN, soon()))
     assert len(set(numbers)) == 3
+
+
+@pytest.mark.parametrize("ask", sorted(STANDING))
+def test_what_stands_is_done_before_anything_else_is_asked(ledger: Ledger, sync: RunHandle, ask: Ask) -> None:
+    with SyncBoard(ledger.engine, sync.id) as theirs, SyncBoard(ledger.engine, sync.id) as ours:
+        theirs.publish(FORWARD)
+        number = ours.ask(ask, soon(1))
+        question = theirs.question()
+        assert question is not None
+        assert (question.ask, question.until > soon(3600)) == (ask, True)
+        ours.void()
+        with pytest.raises(Refused):
+            ours.ask(Ask.DRAIN, soon())
+        assert theirs.question() == question
+
+        theirs.answer(question, {"ok": True})
+
+        assert ours.answer_to(number) == {"ok": True}
+        assert ours.ask(Ask.DRAIN, soon()) == number + 1
+
+
+def test_what_a_dead_process_asked_can_be_voided(ledger: Ledger, sync: RunHandle) -> None:
+    with SyncBoard(ledger.engine, sync.id) as theirs, SyncBoard(ledger.engine, sync.id) as ours:
+        theirs.publish(FORWARD)
+        number = ours.ask(Ask.BACKWARD, soon())
+
+        ours.void()
+
+        answer = ours.answer_to(number)
+        assert answer is not None
+        assert answer["ok"] is False
+        assert theirs.question() is None
+
+
+def test_only_the_owner_of_a_run_may_ask_for_it(ledger: Ledger, sync: RunHandle, cutover: RunHandle) -> None:
+    with SyncBoard(ledger.engine, sync.id) as board:
+        board.publish(FORWARD)
+        mine = RunOwner(cutover.id, cutover.owner)
+        number = board.ask(Ask.DRAIN, soon(), owner=mine)
+        cutover.let_go()
+        ledger.take_over(cutover.id, 30.0)
+
+        with pytest.raises(RunTakenOver):
+            board.ask(Ask.BACKWARD, soon(), owner=mine)
+
+        question = board.question()
+        assert question is not None
+        assert (question.number, question.ask) == (number, Ask.DRAIN)
 
 
 def follow(state_dir: Path, run_id: str) -> None:
@@ -312,13 +367,14 @@ decisions = st.lists(
 )
 
 
-def plainly(made: Sequence[ApprovalRecord], *, separate: bool) -> Standing:
+def plainly(made: Sequence[ApprovalRecord], *, separate: bool, requester: str | None = None) -> Standing:
     """Where a gate stands, read off the list instead of walked through."""
     rejections = [place for place, each in enumerate(made) if each.decision is Decision.REJECTED]
     since = made[rejections[-1] + 1 :] if rejections else made
     approved = [each.by for each in since if each.decision is Decision.APPROVED]
     broken = [each.by for each in since if each.decision is Decision.BREAK_GLASS]
-    barred = {each.by for each in made if each.decision is Decision.REQUESTED} if separate else set()
+    requesters: set[str | None] = {each.by for each in made if each.decision is Decision.REQUESTED}
+    barred = (requesters or {requester}) if separate else set()
     return Standing(
         approvers=tuple(name for name in dict.fromkeys(approved) if name not in barred),
         rejected_by=made[rejections[-1]].by if rejections and not approved else None,
@@ -326,9 +382,20 @@ def plainly(made: Sequence[ApprovalRecord], *, separate: bool) -> Standing:
     )
 
 
-@given(decisions, st.booleans())
-def test_a_gate_stands_where_its_decisions_put_it(made: list[ApprovalRecord], separate: bool) -> None:
-    assert standing(made, separate=separate) == plainly(made, separate=separate)
+@given(decisions, st.booleans(), st.sampled_from((None, *PEOPLE)))
+def test_a_gate_stands_where_its_decisions_put_it(
+    made: list[ApprovalRecord], separate: bool, requester: str | None
+) -> None:
+    stands = standing(made, separate=separate, requester=requester)
+    assert stands == plainly(made, separate=separate, requester=requester)
+
+
+@given(decisions, st.sampled_from(PEOPLE))
+def test_whoever_passes_a_gate_that_nobody_requested_is_no_approver(
+    made: list[ApprovalRecord], name: str
+) -> None:
+    unasked = [each for each in made if each.decision is not Decision.REQUESTED]
+    assert name not in standing(unasked, separate=True, requester=name).approvers
 
 
 @given(decisions, st.booleans())
@@ -383,6 +450,17 @@ def test_samples_come_back_as_they_were_measured(ledger: Ledger, sync: RunHandle
     assert [sample.side for sample in read_samples(ledger.engine, cutover.id)] == ["client"] * 5 + ["blue"]
     (lag,) = read_samples(ledger.engine, sync.id)
     assert (lag.side, lag.numbers, lag.at.utcoffset()) == ("sync", {"dirty": 7}, timedelta(0))
+
+
+def test_a_process_that_lost_its_run_does_not_end_it(ledger: Ledger, cutover: RunHandle) -> None:
+    cutover.let_go()
+    new = ledger.take_over(cutover.id, 30.0)
+
+    cutover.finish(RunState.FAILED, verdict=Verdict.INCONCLUSIVE, reason="I was first")
+
+    assert ledger.find_run(cutover.id).state is RunState.RUNNING
+    new.finish(RunState.FINISHED, verdict=Verdict.PASS, reason="gone on with")
+    assert ledger.find_run(cutover.id).reason == "gone on with"
 
 
 # -- what rests on a sync ----------------------------------------------------------------------------------------------
