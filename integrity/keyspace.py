@@ -12,7 +12,7 @@ there, the next write can go out, and the server has it before it is done with p
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,7 @@ from integrity.errors import ProtocolError
 from integrity.expiry import Commands
 from integrity.pace import Pace
 from integrity.replies import ErrorReply, Reply
+from integrity.sizes import MEMORY_USAGE, sizes_by_length
 from integrity.wire import Connection, arguments_of, every
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 _PAGES_READY: Final = 2
 """Pages that wait, probed, for their content to be asked for; with more, SCAN pauses."""
-_MEMORY_USAGE: Final = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,7 @@ class KeyspaceReader:
         read: Callable[[Page], Commands],
         with_types: bool,
         with_sizes: bool,
+        known_sizes: Mapping[bytes, int] | None = None,
     ) -> None:
         self._connection = connection
         self._range = keys
@@ -146,7 +147,8 @@ class KeyspaceReader:
         self._rules = rules
         self._read = read
         self._with_types = with_types or rules.needs_types
-        self._with_sizes = with_sizes
+        self._known_sizes = None if rules.needs_sizes else known_sizes
+        self._with_sizes = with_sizes and self._known_sizes is None
         self._scanned_all = False
         self._scanned: _Scanned | None = None
         self._overlapping: _Scanned | None = None
@@ -195,6 +197,9 @@ class KeyspaceReader:
         arguments = arguments_of(keys)
         self._connection.send(self._probe_commands(arguments))
         told = self._connection.receive_many(len(keys) * (self._with_types + self._with_sizes))
+        if self._known_sizes is not None:
+            types = [name if isinstance(name, bytes) else b"none" for name in told]
+            self._known_sizes = dict(zip(keys, sizes_by_length(self._connection, keys, types), strict=True))
         page = self._probed(_Scanned(list(keys), 0, last=False), arguments, told)
         return split_page(replace(page, completes=False), self._batch_bytes)
 
@@ -223,7 +228,7 @@ class KeyspaceReader:
 
     def _probe_commands(self, arguments: list[bytes]) -> bytes:
         types = every(b"*2\r\n$4\r\nTYPE\r\n", arguments) if self._with_types else b""
-        return types + every(_MEMORY_USAGE, arguments) if self._with_sizes else types
+        return types + every(MEMORY_USAGE, arguments) if self._with_sizes else types
 
     def _probed(self, scanned: _Scanned, arguments: list[bytes], replies: list[Reply]) -> Page:
         count = len(scanned.keys)
@@ -245,6 +250,9 @@ class KeyspaceReader:
             selection = self._rules.select(keys, types, sizes)
             excluded = selection.excluded
             keys, arguments, types, sizes = _only(selection.kept, keys, arguments, types, sizes)
+        if self._known_sizes:
+            known = self._known_sizes
+            sizes = [known.get(key, 0) for key in keys]
         if self._big_bytes and sizes and max(sizes) > self._big_bytes:
             big = [BigKey(key, size) for key, size in zip(keys, sizes, strict=True) if size > self._big_bytes]
             small = [i for i, size in enumerate(sizes) if size <= self._big_bytes]

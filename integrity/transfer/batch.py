@@ -20,6 +20,8 @@ from integrity.keyspace import Page
 from integrity.replies import ErrorReply, Reply
 from integrity.rules import Rules
 from integrity.settings import ConflictPolicy
+from integrity.standby import Standby
+from integrity.transfer.typed_reads import typed_commands, typed_payloads
 from integrity.wire import Connection, argument, arguments_of, bulk_headers, every
 
 _NEVER: Final = b"$1\r\n0\r\n"
@@ -88,9 +90,11 @@ class BatchReader:
 
     :param absolute: whether the source tells absolute expiries.
     :param dumps_all: read strings by DUMP like every other type.
+    :param by_type: read what is no string by the commands of its type, and make the payload here.
     """
 
-    def __init__(self, rules: Rules, *, absolute: bool, dumps_all: bool) -> None:
+    def __init__(self, rules: Rules, *, absolute: bool, dumps_all: bool, by_type: bool = False) -> None:
+        self.by_type = by_type and not dumps_all
         self._rules = rules
         self._absolute = absolute
         self._dumps_all = dumps_all
@@ -128,18 +132,24 @@ class BatchReader:
         found = [values[i] for i in strings]
         return HalfRead(page, self._portion(page, strings, found, expiries), others, expiries)
 
-    @staticmethod
-    def dump_commands(half: HalfRead) -> bytes:
-        """What reads the keys that are no strings."""
+    def dump_commands(self, half: HalfRead) -> bytes:
+        """What reads the keys that are no strings; one reply each."""
+        if self.by_type:
+            return typed_commands(half.page, half.others)
         return every(b"*2\r\n$4\r\nDUMP\r\n", [half.page.arguments[i] for i in half.others])
 
-    def take_dumps(self, source: Connection, half: HalfRead, payloads: Sequence[Reply]) -> Batch:
+    def take_dumps(
+        self, source: Connection, half: HalfRead, payloads: Sequence[Reply], again: Standby
+    ) -> Batch:
         """The replies to :meth:`dump_commands`.
 
+        :param again: a connection on which no command is in flight, for what has to be asked once more.
         :raises ServerError: the source refused one.
         """
         there: list[int] = []
         found: list[Reply] = []
+        if self.by_type:
+            payloads = typed_payloads(again, half.page, half.others, payloads)
         for position, payload in zip(half.others, payloads, strict=True):
             if isinstance(payload, ErrorReply):
                 raise source.error_for(payload, "DUMP")

@@ -18,7 +18,7 @@ A payload that the target refuses, and a value that is too large to be dumped, g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -34,6 +34,7 @@ from integrity.partition import CursorRange
 from integrity.replies import ErrorReply, Reply
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, ConflictPolicy, CopySettings
+from integrity.sizes import asks_lengths_first, find_large_keys
 from integrity.standby import Standby
 from integrity.transfer.batch import (
     BatchPacker,
@@ -46,6 +47,7 @@ from integrity.transfer.payload import KIND_BY_RDB_TYPE, for_older_server
 from integrity.transfer.place import Busy, busy_positions, replace_busy
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
 from integrity.transfer.temporary import TemporaryNames, shard_count
+from integrity.transfer.typed_reads import dumps_slowly
 from integrity.wire import Connection, argument
 
 TYPED_REWRITE: Final = "typed-rewrite"
@@ -104,9 +106,13 @@ class Lines:
     source: Connection
     dumps: Connection
     """To the source too: what is no string is asked for here while the next page is being read."""
+    again: Standby
+    """To the source as well, for what has to be asked once more."""
     target: Connection
     sizes: bool
     """Whether the source tells how much memory a key uses, and is asked."""
+    known_sizes: Mapping[bytes, int] | None
+    """The memory use of every key that is not small, where asking for each key's is dear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +176,10 @@ class Copier:
             settings.conflict is ConflictPolicy.REPLACE and not target_identity.parses_before_replacing
         )
         self._reader = BatchReader(
-            rules, absolute=self._absolute, dumps_all=settings.conflict is ConflictPolicy.SKIP
+            rules,
+            absolute=self._absolute,
+            dumps_all=settings.conflict is ConflictPolicy.SKIP,
+            by_type=dumps_slowly(source_identity, target_identity),
         )
         self._packer = BatchPacker(settings.conflict, keeps_old=not self._via_temporary)
         self._on_checkpoint = on_checkpoint
@@ -197,14 +206,14 @@ class Copier:
                 arrived = self._reader.take_strings(source, page, replies)
                 dumps.send(self._reader.dump_commands(arrived))
                 if half is not None:
-                    packed = self._complete(dumps, half)
+                    packed = self._complete(lines, half)
                     if outstanding is not None:
                         state = self._acknowledge(target, outstanding, state)
                     target.send(packed.commands)
                     outstanding = packed
                 half = arrived
             if half is not None:
-                packed = self._complete(dumps, half)
+                packed = self._complete(lines, half)
                 if outstanding is not None:
                     state = self._acknowledge(target, outstanding, state)
                 target.send(packed.commands)
@@ -226,7 +235,7 @@ class Copier:
             lines.source.send(commands)
             half = self._reader.take_strings(lines.source, page, lines.source.receive_many(count))
             lines.dumps.send(self._reader.dump_commands(half))
-            packed = self._complete(lines.dumps, half)
+            packed = self._complete(lines, half)
             lines.target.send(packed.commands)
             dumped = packed.batch.dumped
             streams += [
@@ -269,7 +278,10 @@ class Copier:
             )
             self._rewriters[database] = rewriter
             sizes = (self._settings.probe_sizes or self._rules.needs_sizes) and memory_usage_known(source)
-            yield Lines(database, source, dumps, target, sizes)
+            known = None
+            if sizes and asks_lengths_first(self._source_identity.engine):
+                known = find_large_keys(source, self._big_bytes)
+            yield Lines(database, source, dumps, single_source, target, sizes, known)
 
     def _keyspace(self, lines: Lines, keys: CursorRange, cursor: int | None) -> KeyspaceReader:
         return KeyspaceReader(
@@ -281,12 +293,14 @@ class Copier:
             big_bytes=self._big_bytes if lines.sizes else 0,
             rules=self._rules,
             read=self._reader.commands,
-            with_types=False,
+            with_types=self._reader.by_type or lines.known_sizes is not None,
             with_sizes=lines.sizes,
+            known_sizes=lines.known_sizes,
         )
 
-    def _complete(self, dumps: Connection, half: HalfRead) -> Packed:
-        batch = self._reader.take_dumps(dumps, half, dumps.receive_many(len(half.others)))
+    def _complete(self, lines: Lines, half: HalfRead) -> Packed:
+        replies = lines.dumps.receive_many(len(half.others))
+        batch = self._reader.take_dumps(lines.dumps, half, replies, lines.again)
         self.totals.vanished += batch.vanished
         return self._packer.pack(batch)
 

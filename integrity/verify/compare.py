@@ -28,6 +28,7 @@ from integrity.partition import CursorRange
 from integrity.replies import Reply
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, VerifySettings
+from integrity.sizes import asks_lengths_first, find_large_keys
 from integrity.standby import Standby
 from integrity.verify.classify import classify, expiries_agree
 from integrity.verify.look import BigValues, look
@@ -86,6 +87,8 @@ class Comparer:
         self._target = target
         self._source_absolute = source_identity.has_pexpiretime
         self._target_absolute = target_identity.has_pexpiretime
+        self._source_lengths = asks_lengths_first(source_identity.engine)
+        self._target_lengths = asks_lengths_first(target_identity.engine)
         self._settings = settings
         self._big = BigValues.of(big_values)
         self._rules = rules
@@ -136,6 +139,9 @@ class Comparer:
                 read=ask_both,
                 with_types=True,
                 with_sizes=sizes,
+                known_sizes=find_large_keys(source, self._big.threshold)
+                if sizes and self._source_lengths
+                else None,
             )
             for page, source_replies in reader:
                 groups = asked.popleft()
@@ -293,8 +299,22 @@ class Comparer:
         totals = self.totals
         names = self._rules.rename_all(keys)
         source, target = sides.source.connection(), sides.target.connection()
-        ours_all = look(source, keys, absolute=self._source_absolute, big=self._big, on_piece=self._admit)
-        theirs_all = look(target, names, absolute=self._target_absolute, big=self._big, on_piece=self._admit)
+        ours_all = look(
+            source,
+            keys,
+            absolute=self._source_absolute,
+            lengths_first=self._source_lengths,
+            big=self._big,
+            on_piece=self._admit,
+        )
+        theirs_all = look(
+            target,
+            names,
+            absolute=self._target_absolute,
+            lengths_first=self._target_lengths,
+            big=self._big,
+            on_piece=self._admit,
+        )
         findings: list[NewFinding] = []
         for key, ours, theirs in zip(keys, ours_all, theirs_all, strict=True):
             if not ours.present and not theirs.present:

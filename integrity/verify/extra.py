@@ -21,6 +21,7 @@ from integrity.pace import Pace
 from integrity.partition import CursorRange
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, RuleSettings
+from integrity.sizes import asks_lengths_first
 from integrity.standby import Standby
 from integrity.verify.classify import classify
 from integrity.verify.compare import batches
@@ -54,6 +55,7 @@ class ExtraFinder:
         self._source = source
         self._target = target
         self._absolute = target_identity.has_pexpiretime
+        self._lengths_first = asks_lengths_first(target_identity.engine)
         self._big = BigValues.of(big_values)
         self._databases = databases
         self._rules = rules
@@ -127,6 +129,7 @@ class ExtraFinder:
                 again.connection(),
                 part,
                 absolute=self._absolute,
+                lengths_first=self._lengths_first,
                 big=self._big,
                 on_piece=lambda size: self._pace.admit(0, size),
             )

@@ -20,6 +20,7 @@ from integrity.kinds.pieces import PieceSize, ValueChanged
 from integrity.kinds.stream import Counters, StreamHasher
 from integrity.replies import ErrorReply, Reply
 from integrity.settings import BigValueSettings
+from integrity.sizes import MEMORY_USAGE, sizes_by_length
 from integrity.wire import Connection, argument, every
 
 
@@ -76,25 +77,30 @@ def look(
     *,
     absolute: bool,
     big: BigValues,
+    lengths_first: bool = False,
     on_piece: Callable[[int], None] = lambda _: None,
 ) -> list[Look]:
     """Look at *keys* in the connection's database.
 
+    :param lengths_first: find big values by their lengths; see :mod:`integrity.sizes`.
     :param on_piece: told after every piece of a big value the bytes of memory that it stands for, about.
 
     :raises ServerError: the connection is lost, or TYPE or the expiry command is refused.
     """
     arguments = [argument(key) for key in keys]
-    connection.send(
-        every(b"*2\r\n$4\r\nTYPE\r\n", arguments) + every(b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n", arguments)
-    )
+    ask_types = every(b"*2\r\n$4\r\nTYPE\r\n", arguments)
+    connection.send(ask_types if lengths_first else ask_types + every(MEMORY_USAGE, arguments))
+    replies = connection.receive_many(len(keys))
+    told = [] if lengths_first else connection.receive_many(len(keys))
     types: list[bytes] = []
-    for reply in connection.receive_many(len(keys)):
+    for reply in replies:
         if isinstance(reply, ErrorReply):
-            connection.receive_many(len(keys))
             raise connection.error_for(reply, "TYPE")
         types.append(reply if isinstance(reply, bytes) else b"")
-    sizes = [size if isinstance(size, int) else 0 for size in connection.receive_many(len(keys))]
+    if lengths_first:
+        sizes = sizes_by_length(connection, keys, types)
+    else:
+        sizes = [size if isinstance(size, int) else 0 for size in told]
     whole = [b"" if size > big.threshold else name for name, size in zip(types, sizes, strict=True)]
     groups = group_kinds(whole)
     commands, count = expiry_commands(arguments, absolute=absolute)

@@ -13,6 +13,7 @@ from integrity.ledger.models import FindingClass
 from integrity.ledger.store import NewFinding
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, VerifySettings
+from integrity.sizes import asks_lengths_first
 from integrity.standby import Standby
 from integrity.verify.classify import classify
 from integrity.verify.look import ABSENT, BigValues, Look, look
@@ -55,6 +56,8 @@ class Present:
         self._target = target
         self._source_absolute = source_identity.has_pexpiretime
         self._target_absolute = target_identity.has_pexpiretime
+        self._source_lengths = asks_lengths_first(source_identity.engine)
+        self._target_lengths = asks_lengths_first(target_identity.engine)
         self._tolerance = settings.expiry_tolerance_ms
         self._big = BigValues.of(big_values)
         self._databases = databases
@@ -83,6 +86,7 @@ class Present:
             self._on_source(database).connection(),
             keys,
             absolute=self._source_absolute,
+            lengths_first=self._source_lengths,
             big=self._big,
             on_piece=self._on_piece,
         )
@@ -90,6 +94,7 @@ class Present:
             self._on_target(onto).connection(),
             names,
             absolute=self._target_absolute,
+            lengths_first=self._target_lengths,
             big=self._big,
             on_piece=self._on_piece,
         )
@@ -107,6 +112,7 @@ class Present:
             self._on_target(database).connection(),
             keys,
             absolute=self._target_absolute,
+            lengths_first=self._target_lengths,
             big=self._big,
             on_piece=self._on_piece,
         )
