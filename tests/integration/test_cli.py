@@ -142,6 +142,7 @@ def test_the_module_can_be_run(greenfly: Greenfly) -> None:
         ("migrate", "--source"),
         ("sync", "--conflict"),
         ("sync", "latest"),
+        ("sync", "--feed", "keyspace"),
         ("cutover", "latest", "more"),
         ("cutover", "--abandon-green"),
         ("rollback", "--reason"),
@@ -171,6 +172,15 @@ def test_an_unknown_run_ends_with_2(greenfly: Greenfly, command: tuple[str, ...]
     run = run_here(greenfly, *command, "--json")
 
     assert (run.exit_code, run.at("error", "kind"), run.at("exit_code")) == (2, "ConfigurationError", 2)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--request", "--reject"), ("--gate", "verdict"), ("--break-glass",)], ids=" ".join
+)
+def test_a_decision_that_cannot_be_recorded_ends_with_2(greenfly: Greenfly, flags: tuple[str, ...]) -> None:
+    run = run_here(greenfly, "approve", "latest", *flags, "--json")
+
+    assert (run.exit_code, run.at("error", "kind")) == (2, "ConfigurationError")
 
 
 def test_no_servers_ends_with_2_and_tells_how_to_name_them(greenfly: Greenfly) -> None:
