@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -76,6 +77,19 @@ class Conductor:
     def fence(self, side: str) -> Fence:
         """The fence of blue or green."""
         return Fence(self.endpoint(side), self.identity(side), keep_users=self.settings.cutover.keep_users)
+
+    def lift(self, side: str, plan: FencePlan) -> None:
+        """Lift a fence; where that is not allowed, at least end the pause.
+
+        :raises ServerError: it could not be lifted.
+        """
+        fence = self.fence(side)
+        try:
+            fence.lift(plan)
+        except ServerError:
+            with suppress(ServerError):
+                fence.unpause()
+            raise
 
     # -- fences of earlier operations -------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from integrity.errors import GreenflyError, Refused, Undone
+from integrity.errors import GreenflyError, Refused, ServerUnreachable, Undone
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import Verdict
 from integrity.ledger.samples import add_samples
@@ -276,10 +276,10 @@ class Cutover:
     def _lift(self, detail: Detail) -> None:
         plan = detail.get("plan")
         if isinstance(plan, Mapping):
-            self._conductor.fence("blue").lift(FencePlan.from_dict(plan))
+            self._conductor.lift("blue", FencePlan.from_dict(plan))
 
     def _lift_planned(self, detail: Detail) -> None:
-        self._conductor.fence("blue").lift(self._plan())
+        self._conductor.lift("blue", self._plan())
 
     def _disarm(self, detail: Detail) -> None:
         plan = recorded_plan(self._machine.records())
@@ -297,8 +297,13 @@ class Cutover:
 
     def _close_green(self, detail: Detail) -> None:
         plan = detail.get("plan")
-        if isinstance(plan, Mapping):
+        if not isinstance(plan, Mapping):
+            return
+        try:
             self._conductor.fence("green").refuse(FencePlan.from_dict(plan))
+        except ServerUnreachable as error:
+            # Nobody is sent there, and it forgets any fence when it restarts: that must not keep blue refused.
+            self._progress.say(f"Green is not fenced any more: {error.problem}")
 
     def _switch(self, detail: Detail, until: float) -> Detail:
         written = self._conductor.switch_to("green", self._machine.require_owned)

@@ -299,10 +299,10 @@ class Rollback:
     def _lift_green(self, detail: Detail) -> None:
         plan = detail.get("plan")
         if isinstance(plan, Mapping):
-            self._conductor.fence("green").lift(FencePlan.from_dict(plan))
+            self._conductor.lift("green", FencePlan.from_dict(plan))
 
     def _lift_planned(self, detail: Detail) -> None:
-        self._conductor.fence("green").lift(self._plan())
+        self._conductor.lift("green", self._plan())
 
     # -- blue -------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 import pytest
@@ -17,7 +18,7 @@ from tests.conftest import StartServer
 from tests.faults.conductor_process import Ended, Order
 from tests.faults.moved_application import SETTINGS, MovedApplication, kill_server, moved_application, settle
 from tests.faults.test_live_kills import Kind, goes_forward, is_stopped, number_of, sides
-from tests.servers import Store
+from tests.servers import Store, connect
 
 UNDONE: Final = 8
 UNFINISHED: Final = 9
@@ -91,28 +92,28 @@ def test_without_an_answer_of_the_sync_process_it_is_undone(
 def test_a_sync_process_that_is_killed_follows_the_side_that_serves_when_it_is_resumed(
     app: MovedApplication, kind: Kind, step: str
 ) -> None:
-    """Killed after it had turned round: it would carry the other side's old values over the newer ones."""
-    old, new = sides(kind)
+    """It had turned round, and would carry the other side's old values over what was written since."""
+    old, _ = sides(kind)
     app.move(old)
 
-    def kill_and_fail() -> None:
-        app.kill_sync()
-        if step == "open":
-            # So that the step fails: its own side can no longer be asked.
-            other = app.green if new == "green" else app.blue
-            other.client.acl_setuser("default", commands=["-acl"])
-
-    ended = disturbed(app, kind, f"{step} running after", kill_and_fail)
-    if step == "open":
-        other = app.green if new == "green" else app.blue
-        other.client.config_set("requirepass", "")  # Harmless; shows that it answers.
-    assert ended.returncode in {UNDONE, UNFINISHED}, app.what_was_said()
+    pid = app.conductor.begin(
+        Order(kind, kill_at=number_of(kind, f"{step} running after"), how="SIGSTOP", lease_seconds=LONG)
+    )
+    app.live.wait_until(partial(is_stopped, pid), "it stands still")
+    app.kill_sync()
+    if step == "arm":
+        os.kill(pid, signal.SIGCONT)
+    else:
+        # It had turned round; then the conductor is told to end.
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGCONT)
+    ended = app.conductor.end()
+    assert ended.returncode == (UNDONE if step == "arm" else 130), app.what_was_said()
     assert app.says() == old
-    assert old in app.writable()
+    assert app.writable() == {old}, app.what_was_said()
     settle(1.0)
-    if ended.returncode == UNDONE:
-        app.resume_sync()
-        assert_clean_again(app)
+    app.resume_sync()
+    assert_clean_again(app)
 
 
 # -- a server that is not there ----------------------------------------------------------------------------------------
@@ -138,14 +139,32 @@ def test_with_blue_dead_green_goes_on_serving(app: MovedApplication) -> None:
     app.assert_nothing_lost()
 
 
-def test_with_blue_refusing_its_acl_to_be_changed_it_is_undone(app: MovedApplication) -> None:
+def test_with_blue_refusing_its_acl_to_be_changed_writers_go_on_and_the_rest_is_undone_when_it_can_be(
+    app: MovedApplication,
+) -> None:
+    app.blue.client.acl_setuser(
+        "admin",
+        enabled=True,
+        passwords=["+secret"],
+        categories=["-@all"],
+        commands=["+acl", "+client"],
+    )
+
     def refuse_setuser() -> None:
         app.blue.client.acl_setuser("default", enabled=True, commands=["-acl|setuser"])
 
     ended = disturbed(app, "cutover", "refuse running after", refuse_setuser)
-    assert ended.returncode == UNDONE, app.what_was_said()
+    assert (ended.returncode, ended.error) == (UNFINISHED, "UndoFailed"), app.what_was_said()
     assert app.says() == "blue"
+    began = monotonic()
     assert app.takes_a_write("blue")
+    assert monotonic() - began < 2.0, "the pause was ended"
+    with connect(app.blue.url.replace("redis://", "redis://admin:secret@")) as admin:
+        admin.acl_setuser("default", enabled=True, commands=["+acl|setuser"])
+    app.wait_until_ended()
+    assert app.live.steps("cutover")["pause"] == "undone"
+    app.assert_legal()
+    app.assert_nothing_lost()
 
 
 # -- an environment that cannot be written -----------------------------------------------------------------------------
