@@ -78,8 +78,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Close every connection; new ones are welcome."""
-        closing, self._open = self._open, []
-        for connection in closing:
+        for connection in list(self._open):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self.cuts += 1

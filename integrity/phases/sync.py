@@ -267,7 +267,7 @@ class SyncPhase:
             f"{'' if compared.clean else f'; not clean: {self._follower.gap or self._stuck_text()}'}."
         )
         if self._until_equal and compared.clean and (self._follower.has_feed or not compared.differed):
-            self._end(self._follower.drain(self._settings.cutover.drain_seconds, self._keep))
+            self._conclude(self._settings.cutover.drain_seconds)
         return compared
 
     def _stuck_text(self) -> str:
@@ -466,7 +466,9 @@ class SyncPhase:
         try:
             link = self._link(direction)
         except ServerError:
-            link = self._link(direction, writable=False)  # Away; found out again when there is something to write.
+            link = self._link(
+                direction, writable=False
+            )  # Away; found out again when there is something to write.
         link = replace(
             link, source_identity=old.link.target_identity, target_identity=old.link.source_identity
         )
@@ -512,11 +514,10 @@ class SyncPhase:
         try:
             if not self._follower.has_feed:
                 self._compare_until_equal(seconds)
-            drained = self._follower.drain(min(seconds, self._settings.cutover.drain_seconds), self._keep)
+            drained = self._conclude(min(seconds, self._settings.cutover.drain_seconds))
         except ServerError as error:
             self._conclusion = Conclusion(Verdict.INCONCLUSIVE, f"It was stopped while {error.problem}")
             return {"ok": True, "reason": error.problem}
-        self._end(drained)
         return drained.to_dict() | {"ok": True}
 
     def _compare_until_equal(self, seconds: float) -> None:
@@ -528,8 +529,15 @@ class SyncPhase:
                 if not self._passes[-1].differed:
                     break
 
-    def _end(self, drained: Drained) -> None:
-        """Conclude from the state in which following ends."""
+    def _conclude(self, seconds: float) -> Drained:
+        """Carry over what had changed by now, applications may be writing, and conclude."""
+        covered = datetime.now(UTC)
+        drained = self._follower.drain(seconds, self._keep, fenced=False)
+        self._end(drained, covered)
+        return drained
+
+    def _end(self, drained: Drained, covered: datetime) -> None:
+        """Conclude from the state in which following ends; later changes than *covered* are no part of it."""
         follower = self._follower
         if follower.dirty.stuck:
             self._conclusion = Conclusion(Verdict.FAIL, f"{self._stuck_text()}; each is a finding.")
@@ -557,7 +565,7 @@ class SyncPhase:
             text = f"{compared:,} keys were compared at {follower.clean_since:%H:%M:%S} UTC, "
             if follower.has_feed:
                 text += (
-                    f"and every key that changed since then until {datetime.now(UTC):%H:%M:%S} UTC was carried over "
+                    f"and every key that changed since then until {covered:%H:%M:%S} UTC was carried over "
                     "and compared."
                 )
             else:

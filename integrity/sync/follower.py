@@ -407,12 +407,19 @@ class Follower:
     # -- draining ---------------------------------------------------------------------------------------------------
 
     def drain(
-        self, seconds: float, keep: Callable[[], None] = lambda: None, *, groups: bool = True
+        self,
+        seconds: float,
+        keep: Callable[[], None] = lambda: None,
+        *,
+        groups: bool = True,
+        fenced: bool = True,
     ) -> Drained:
-        """Carry over and compare everything that had changed before this call; nobody should be writing meanwhile.
+        """Carry over and compare everything that had changed before this call.
 
         :param keep: called now and then, to keep what must not lapse.
         :param groups: also compare the groups of every stream.
+        :param fenced: nobody can write meanwhile; else a key that changes again in the meantime counts as drained,
+            because its newest change came after the call.
         :raises ServerError: a server is lost or refuses.
         """
         began = monotonic()
@@ -425,15 +432,20 @@ class Follower:
         self.listen()
         if groups:
             self._compare_groups()
-        # From here on nothing is taken in: what is announced now was refused (Dragonfly's MONITOR shows that too), and
-        # applications that try again and again would keep this from ever ending.
-        while not self.dirty.is_settled() and not reason:
+        # Under a fence nothing is taken in from here on: what is announced now was refused (Dragonfly's MONITOR shows
+        # that too), and applications that try again and again would keep this from ever ending.  Without one, what is
+        # announced has to be told from what cannot be made equal.
+        self.suspects = set() if fenced else self.dirty.not_known_to_be_carried()
+        while not reason and (not self.dirty.is_settled() if fenced else self.suspects):
             if monotonic() > until:
                 reason = f"not drained within {seconds:g} s"
                 break
             keep()
-            if self._carry_some() + self._prove_some(listens=False) == 0:
+            if not fenced:
+                self.listen()
+            if self._carry_some() + self._prove_some(listens=not fenced) == 0:
                 self._handle.wait(min(0.05, self.dirty.next_due() or 0.0))
+            self.suspects.difference_update(self.dirty.stuck)
         self._watch_swaps()
         self._watch_restarts()
         if not reason and self.gaps != gaps:

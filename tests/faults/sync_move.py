@@ -174,8 +174,8 @@ def assert_same(blue_url: str, green_url: str) -> None:
 
 
 @contextmanager
-def under_load(live: Live, folder: Path, green_url: str, *, url: str | None = None) -> Iterator[Load]:
-    """An application that writes to blue meanwhile; :func:`settled` looks at what became of it."""
+def under_load(live: Live, folder: Path, *, url: str | None = None) -> Iterator[Load]:
+    """An application that writes to blue meanwhile, or to *url*; :func:`nothing_is_lost` looks at what became of it."""
     env_file = live.env_file
     if url is not None:
         env_file = folder / "application.env"
