@@ -39,9 +39,9 @@ class Sync(Base):
     clean_since: Mapped[datetime | None]
     """When the newest pass began that left nothing unequal; null where there is none, or a gap since."""
     carried: Mapped[Big]
-    """Keys carried over since the direction was taken."""
+    """Keys written to the other side since the direction was taken."""
     removed: Mapped[Big]
-    """Of these, those that were deleted."""
+    """Keys deleted there since then."""
     updated_at: Mapped[datetime]
     asked_id: Mapped[int] = mapped_column(Integer)
     asked: Mapped[Ask | None] = mapped_column(stored_word(Ask))
