@@ -11,6 +11,7 @@ from time import monotonic, sleep
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
@@ -352,6 +353,7 @@ def test_the_process_that_took_over_goes_on_with_the_same_steps(ledger: Ledger, 
 
 # -- approvals ---------------------------------------------------------------------------------------------------------
 
+unhurried = hypothesis_settings(deadline=None)
 PEOPLE = ("ada", "grace", "edsger")
 AT = datetime(2026, 11, 26, tzinfo=UTC)
 decisions = st.lists(
@@ -383,6 +385,7 @@ def plainly(made: Sequence[ApprovalRecord], *, separate: bool, requester: str | 
 
 
 @given(decisions, st.booleans(), st.sampled_from((None, *PEOPLE)))
+@unhurried
 def test_a_gate_stands_where_its_decisions_put_it(
     made: list[ApprovalRecord], separate: bool, requester: str | None
 ) -> None:
@@ -391,6 +394,7 @@ def test_a_gate_stands_where_its_decisions_put_it(
 
 
 @given(decisions, st.sampled_from(PEOPLE))
+@unhurried
 def test_whoever_passes_a_gate_that_nobody_requested_is_no_approver(
     made: list[ApprovalRecord], name: str
 ) -> None:
@@ -399,6 +403,7 @@ def test_whoever_passes_a_gate_that_nobody_requested_is_no_approver(
 
 
 @given(decisions, st.booleans())
+@unhurried
 def test_a_rejection_leaves_nothing_of_what_was_said_before(
     made: list[ApprovalRecord], separate: bool
 ) -> None:
@@ -407,6 +412,7 @@ def test_a_rejection_leaves_nothing_of_what_was_said_before(
 
 
 @given(decisions)
+@unhurried
 def test_whoever_requested_is_no_approver_where_that_is_separate(made: list[ApprovalRecord]) -> None:
     requesters = {each.by for each in made if each.decision is Decision.REQUESTED}
     assert requesters.isdisjoint(standing(made, separate=True).approvers)
