@@ -154,7 +154,7 @@ def _operated(settings: Settings, operation: Callable[[Ledger, Callable[[str], N
 def stop_sync(settings: Settings, wanted: str) -> Mapping[str, object]:
     """Tell the sync process to carry over what is left, and end.
 
-    :raises Refused: it does not answer, or applications are on green and would lose their way back.
+    :raises NotDone: it does not answer.
     """
     ledger = open_ledger(settings)
     try:

@@ -25,6 +25,8 @@ from reports import ReportFiles, write_report
 from reports.queries import exceptions_by_rule
 
 T = TypeVar("T")
+OPERATES = frozenset({RunKind.CUTOVER, RunKind.ROLLBACK, RunKind.WATCH})
+"""Kinds of run that rest on a sync run."""
 
 
 class Step(Protocol):
@@ -100,7 +102,8 @@ class Outcome:
             "exceptions": dict(self.exceptions),
             "findings": {state: dict(classes) for state, classes in self.findings.items()},
             "snapshot": self.snapshot,
-            "repairs": self.repairs,
+            "repairs": self.repairs if self.kind is RunKind.REPAIR else None,
+            "sync_run": self.repairs if self.kind in OPERATES else None,
             "report": {"html": str(report.html), "json": str(report.json), "csv": str(report.csv)}
             if report
             else None,

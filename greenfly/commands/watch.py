@@ -47,7 +47,7 @@ Once = Annotated[
 
 
 def watch(
-    run: RunName,
+    run: RunName = "latest",
     for_seconds: For = None,
     once: Once = False,
     source: o.Source = None,

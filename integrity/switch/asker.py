@@ -69,6 +69,7 @@ class BoardAsker:
                 if not is_heard(self._board.status(), SILENT_SECONDS):
                     break
             sleep(_LOOK_SECONDS)
+        self._board.void()
         raise NotDone(
             f"The sync process of run {self._board.run_id} did not answer within {monotonic() - began:.1f} s (asked to "
             f"{ask.value}).",

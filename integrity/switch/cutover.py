@@ -339,7 +339,7 @@ class Cutover:
 
     def _start_canary(self) -> None:
         key = self._settings.cutover.canary_key
-        if key is None or self._canary is not None:
+        if not key or self._canary is not None:
             return
         try:
             blue = blue_as_application(self._settings, self._conductor.environment.read())

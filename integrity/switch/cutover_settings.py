@@ -64,7 +64,7 @@ class CutoverSettings(Section):
     )
     canary_key: str | None = Field(
         "greenfly:canary",
-        description="key that is written all the time, as an application would, to measure the write pause; none: it "
+        description="key that is written all the time, as an application would, to measure the write pause; empty: it "
         "is not measured",
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import time
@@ -13,6 +13,7 @@ from integrity.ledger.models import FindingClass, FindingState
 from integrity.ledger.store import Ledger, NewFinding
 from integrity.rules import Rules
 from integrity.settings import Settings
+from integrity.sync.glance import Glance
 from integrity.sync.link import Link
 from integrity.verify.exceptions import FindingRules
 from integrity.verify.present import Pair, Present
@@ -49,10 +50,12 @@ class Prover:
             databases=databases,
             rules=self._rules,
         )
+        self._glance = Glance(link, settings)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._present)
+        self._stack.enter_context(self._glance)
         return self
 
     def __exit__(
@@ -60,15 +63,17 @@ class Prover:
     ) -> None:
         self._stack.close()
 
-    def prove(self, names: Sequence[bytes], databases: Iterable[int]) -> Proof:
+    def prove(self, names: Sequence[bytes], databases: Sequence[int]) -> Proof:
         """Look at both sides now.
 
         :raises ServerError: a server is lost or refuses.
         """
         found: list[NewFinding] = []
-        for database in databases:
-            selected = [name for name in names if self._rules.selects(name) is None]
-            for pair in self._present.pairs(database, selected).values():
+        selected = [name for name in names if self._rules.selects(name) is None]
+        for database, unequal in self._glance.unequal(selected, databases).items():
+            if not unequal:
+                continue
+            for pair in self._present.pairs(database, unequal).values():
                 if pair.findings and self._in_scope(pair):
                     found += pair.findings
         proof = Proof()
