@@ -48,6 +48,7 @@ _BOUND_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 _STAND_BY_SECONDS: Final = 0.5
+_FENCE_SECONDS: Final = 2.0
 _JUST_NOW_SECONDS: Final = 5.0
 _SHRUNK_FROM: Final = 1000
 _AT_A_TIME: Final = 1000
@@ -92,6 +93,7 @@ class SyncPhase:
     ) -> None:
         self._stand_by = stand_by
         self._stood_by = 0.0
+        self._fence_looked = 0.0
         self._drained_at = -_JUST_NOW_SECONDS
         self._settings = settings
         self._ledger = ledger
@@ -243,6 +245,14 @@ class SyncPhase:
 
     def _stand_by_due(self) -> bool:
         return monotonic() - self._stood_by >= _STAND_BY_SECONDS
+
+    def fence_look_due(self) -> bool:
+        """Whether it is time to see that the fence of the side that is not served from still stands."""
+        now = monotonic()
+        if now - self._fence_looked < _FENCE_SECONDS:
+            return False
+        self._fence_looked = now
+        return True
 
     def _comparison_due(self) -> bool:
         follower, sync = self._follower, self._settings.sync
