@@ -231,6 +231,7 @@ LATER = int(time.time() * 1000) + 3_600_000
         (LATER, None, False),
         (None, LATER, False),
     ],
+    ids=["same", "a second later", "a second earlier", "more than that", "none there", "none here"],
 )
 def test_expiries_may_differ_by_the_tolerance_only(
     blue: Store, green_redis: Store, greenfly: Greenfly, ours: int | None, theirs: int | None, agree: bool
