@@ -23,7 +23,7 @@ demo: setup ## migrate a made-up application's data from Redis into Dragonfly, a
 	$(BIN)/greenfly demo
 
 test: setup ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup ## types, lint and format
 	$(BIN)/mypy

@@ -20,7 +20,7 @@ import pytest
 from greenfly.demo import servers as demo_servers
 from greenfly.demo.servers import RunningServer, TlsPair, find_dragonfly, find_redis_server
 from tests.cli import Greenfly
-from tests.servers import Provision, Store, provide
+from tests.servers import URL_VARIABLES, Provision, Store, provide
 from tests.tls import make_tls_pair
 
 _KEPT: Final = ("GREENFLY_TEST_", "GREENFLY_REQUIRE_")
@@ -72,6 +72,11 @@ def pytest_configure(config: pytest.Config) -> None:
     missing = [f"{name}: {provisions[name].found}" for name in needed if provisions[name].start is None]
     if missing:
         raise pytest.UsageError("Servers that must be there are not. " + "; ".join(missing))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes, each with servers of its own; one where the servers are given, because tests empty them."""
+    return 1 if any(name in os.environ for name in URL_VARIABLES.values()) else 2
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
