@@ -148,7 +148,7 @@ def gaps(live: Live) -> list[str]:
 
 
 def wait_until_gaps_are_closed(live: Live, opened: int, seconds: float = 60.0) -> None:
-    """Until so many gaps were recorded, the last one closed, and nothing is dirty."""
+    """Until so many gaps were recorded, and the last one is closed."""
 
     def closed() -> bool:
         board = live.board()
@@ -161,8 +161,6 @@ def wait_until_gaps_are_closed(live: Live, opened: int, seconds: float = 60.0) -
             and len(gaps(live)) >= opened
             and newest == [("sync.gap-closed",)]
             and board["gap"] is None
-            and not board["dirty"]
-            and not board["unproven"]
         )
 
     live.wait_until(closed, f"{opened} gaps closed", seconds)
