@@ -500,7 +500,7 @@ class SyncPhase:
         follower = self._follower
         lag = follower.dirty.oldest_age()
         complete_until = follower.take_the_rest()
-        names = sorted(follower.dirty.not_known_to_be_carried())
+        names = sorted(follower.at_risk())
         databases = follower.known_databases()
         for start in range(0, len(names), _AT_A_TIME):
             self._handle.add_findings(

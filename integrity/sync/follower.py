@@ -301,6 +301,14 @@ class Follower:
                 self._lost_at = taken.loss.since
         return self._lost_at or known
 
+    def at_risk(self) -> set[bytes]:
+        """Names of keys whose newest values may be missing on the other side, were the followed one lost now.
+
+        Where groups of streams are not announced, every stream may have changed since they were last compared.
+        """
+        names = self.dirty.not_known_to_be_carried()
+        return names if self.feed_name == "monitor" else names | self.streams.names()
+
     def known_databases(self) -> tuple[int, ...]:
         """The databases that have been looked at so far; asks nobody."""
         return self._given_databases() or tuple(sorted(self._databases)) or (0,)
@@ -502,7 +510,7 @@ class Follower:
 
         :raises ServerError: the followed server cannot be asked.
         """
-        self._spool.keep(self.dirty.not_known_to_be_carried)
+        self._spool.keep(self.at_risk)
         if self._feed is not None:
             self._backlog = self._feed.backlog()
             if self._backlog > self.settings.sync.max_backlog_bytes:

@@ -71,6 +71,10 @@ class KnownStreams:
     def __len__(self) -> int:
         return sum(map(len, self._names.values()))
 
+    def names(self) -> set[bytes]:
+        """Of every database."""
+        return set().union(*self._names.values())
+
     def learn(self, database: int, names: Iterable[bytes]) -> None:
         """These are streams, or may be."""
         self._names.setdefault(database, set()).update(names)
