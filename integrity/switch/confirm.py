@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
@@ -13,6 +13,7 @@ from integrity.errors import ServerError
 from integrity.switch.clients import ClientInfo, application_clients, kill
 
 _LOOK_SECONDS: Final = 0.1
+_NAMED_SECONDS: Final = 0.1
 _STEADY_LOOKS: Final = 3
 """How often in a row the side that was left must be without an application."""
 
@@ -53,7 +54,11 @@ def close_applications(endpoint: Endpoint, identity: Identity) -> int:
     :raises ServerError: the server cannot be asked.
     """
     with endpoint.connect("clients") as connection:
-        return kill(connection, application_clients(connection, identity))
+        seen = {client.id for client in application_clients(connection, identity)}
+        # One of Greenfly's own says its name right after it was opened, and is none the second time.
+        sleep(_NAMED_SECONDS)
+        there = application_clients(connection, identity)
+        return kill(connection, [client for client in there if client.id in seen])
 
 
 def wait_until_moved(
