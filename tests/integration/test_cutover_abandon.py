@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
@@ -21,6 +22,12 @@ FIGURES: Final = os.environ.get("GREENFLY_TEST_LIVE_FIGURES")
 RUNS: Final = int(os.environ.get("GREENFLY_TEST_ABANDONED", "1"))
 """How often green is killed by each of the tests."""
 MOST_SECONDS: Final = 5.0
+"""From the moment at which the operation is recorded until the environment says blue."""
+MOST_SECONDS_SHARED: Final = 15.0
+"""With the start of the command, on a machine whose cores other tests use as well; alone it takes two to four."""
+RATE: Final = 1000.0
+UNSEEN_SECONDS: Final = 0.05
+"""So long is a change known to the sync process only, before its name is in the file that outlives it."""
 
 
 @pytest.fixture(params=["redis", pytest.param("dragonfly", marks=pytest.mark.dragonfly)])
@@ -39,7 +46,7 @@ def app(
 ) -> Iterator[MovedApplication]:
     """An application on green that writes a thousand times a second."""
     green = start_redis() if engine == "redis" else start_dragonfly()
-    with moved_application(tmp_path, start_redis(), green, keys=2000, rate=1000.0) as moved:
+    with moved_application(tmp_path, start_redis(), green, keys=2000, rate=RATE) as moved:
         moved.move("green")
         sleep(2.0)
         yield moved
@@ -61,6 +68,15 @@ def seconds_until_written(app: MovedApplication, began: float) -> float:
             return monotonic() - began
         sleep(0.01)
     raise AssertionError(f"nobody could write{app.what_was_said()}")
+
+
+def operation_seconds(app: MovedApplication) -> float:
+    """From the start of the rollback's run until the environment was switched."""
+    ((started, switched),) = app.live.rows(
+        "SELECT r.started_at, s.ended_at FROM run r JOIN step s ON s.run_id = r.id "
+        "WHERE r.kind = 'rollback' AND s.name = 'switch'"
+    )
+    return (datetime.fromisoformat(str(switched)) - datetime.fromisoformat(str(started))).total_seconds()
 
 
 @pytest.mark.parametrize("with_sync", [True, False], ids=["sync alive", "sync killed"])
@@ -93,10 +109,12 @@ def test_an_abandoned_green_leaves_a_list_of_what_is_missing(
         with Path(FIGURES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(figures) + "\n")
     assert code == 3, app.live.log("abandon")
-    assert missing <= told, (
-        f"{len(missing - told)} of {len(missing)} are not named: {sorted(missing - told)[:12]}"
-    )
-    assert seconds < MOST_SECONDS
+    unnamed = missing - told
+    most = 0 if with_sync else RATE * UNSEEN_SECONDS
+    assert len(unnamed) <= most, f"{len(unnamed)} of {len(missing)} are not named: {sorted(unnamed)[:12]}"
+    assert len(told) > len(unnamed)
+    assert operation_seconds(app) < MOST_SECONDS
+    assert seconds < MOST_SECONDS_SHARED
 
 
 def test_a_green_that_stands_still_is_abandoned_in_seconds(app: MovedApplication, engine: str) -> None:
@@ -114,7 +132,8 @@ def test_a_green_that_stands_still_is_abandoned_in_seconds(app: MovedApplication
         os.kill(app.green.server.pid, signal.SIGCONT)
     app.load.stop()
     assert app.says() == "blue"
-    assert seconds < 2 * MOST_SECONDS
+    assert seconds < MOST_SECONDS_SHARED
+    assert operation_seconds(app) < MOST_SECONDS
     if FIGURES:
         with Path(FIGURES).open("a", encoding="utf-8") as file:
             file.write(
