@@ -23,7 +23,7 @@ from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName, Verdict
 from integrity.ledger.steps import read_steps
 from integrity.ledger.store import NewFinding
-from integrity.ledger.vocabulary import Ask, Direction
+from integrity.ledger.vocabulary import Ask, Direction, StepState
 from integrity.phases.sync import at_risk, spool_path
 from integrity.progress import Progress
 from integrity.settings import Settings
@@ -201,8 +201,11 @@ class Rollback:
         :raises Undone: it was undone.
         :raises UndoFailed: something could not be undone.
         """
-        opened = self._machine.records().get("open")
-        if self._abandon or (opened is not None and opened.attempts):
+        records = self._machine.records()
+        opened = records.get("open")
+        # Undoing that has begun goes on: going forward would fence green again, which may be the only one that lives.
+        undoing = any(step.state in {StepState.FAILED, StepState.UNDONE} for step in records.values())
+        if self._abandon or (opened is not None and opened.attempts and not undoing):
             self._progress.say("Blue may be open already: going on.")
             return self.run()
         self._progress.say("Blue is not open yet: undoing.")
