@@ -369,7 +369,8 @@ class Follower:
         names = self.dirty.take_unproven(self.settings.sync.prove_keys)
         if not names:
             return 0
-        databases = self.databases()
+        # Those that were looked at when these were carried over; a change in another one was announced since.
+        databases = self.known_databases()
         if self._prover is None or self._proves != databases:
             self._proves = databases
             self._prover = self._stack.enter_context(

@@ -101,6 +101,9 @@ class Restartable:
         self.kill()
 
 
+deep = pytest.mark.skipif(
+    os.environ.get("GREENFLY_TEST_SYNC_DEEP") != "1", reason="GREENFLY_TEST_SYNC_DEEP=1 runs it"
+)
 StartRestartable = Callable[..., Restartable]
 
 

@@ -11,6 +11,7 @@ from tests.faults.sync_move import (
     QUICK,
     StartRestartable,
     assert_same,
+    deep,
     ended,
     gaps,
     restartable,
@@ -43,6 +44,7 @@ def test_a_target_that_restarts_empty_while_nothing_changes_is_filled_again(
         assert len(gaps(live)) == 1
 
 
+@deep
 def test_a_sync_that_is_stopped_right_after_its_target_restarted_does_not_pass(
     blue: Store, restartable: StartRestartable, tmp_path: Path
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_key_of_the_target_that_nothing_can_have_become_is_no_pass(
         assert green_redis.client.exists("a:stranger")
 
 
+@deep
 def test_a_finding_is_settled_once_its_cause_is_gone(blue: Store, green_redis: Store, tmp_path: Path) -> None:
     blue.client.mset({f"a:{n}": "v" for n in range(100)})
     green_redis.client.set("a:stranger", "v")
@@ -115,7 +118,7 @@ def test_a_finding_is_settled_once_its_cause_is_gone(blue: Store, green_redis: S
         assert stopped(live, sync).verdict == "PASS"
 
 
-@pytest.mark.parametrize("keys", [40, 1500])
+@pytest.mark.parametrize("keys", [pytest.param(40, marks=deep), 1500])
 def test_a_source_that_restarts_empty_is_refused_and_the_target_untouched(
     keys: int, restartable: StartRestartable, green_redis: Store, tmp_path: Path
 ) -> None:

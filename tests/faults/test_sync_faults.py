@@ -23,6 +23,7 @@ from tests.faults.sync_move import (
     Restartable,
     StartRestartable,
     assert_same,
+    deep,
     ended,
     gaps,
     nothing_is_lost,
@@ -41,9 +42,6 @@ __all__ = ["restartable", "short_lease"]
 
 KEYS: Final = int(os.environ.get("GREENFLY_TEST_SYNC_KEYS", "3000"))
 KILLS: Final = int(os.environ.get("GREENFLY_TEST_SYNC_KILLS", "3"))
-deep = pytest.mark.skipif(
-    os.environ.get("GREENFLY_TEST_SYNC_DEEP") != "1", reason="GREENFLY_TEST_SYNC_DEEP=1 runs it"
-)
 
 
 def settings(**sync: object) -> str:
@@ -128,6 +126,7 @@ def test_a_source_that_drops_its_slow_reader_is_a_gap(
         assert_same(blue.url, green_redis.url)
 
 
+@deep
 def test_a_process_that_stands_still_catches_up_or_names_the_gap(
     blue: Store, green_redis: Store, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from tests.conftest import StartServer
 from tests.faults.sync_move import (
     QUICK,
     assert_same,
+    deep,
     gaps,
     short_lease,
     stopped,
@@ -138,7 +139,7 @@ def test_state_of_groups_alone_is_carried_while_it_follows(blue: Store, green: S
         assert stopped(live, sync).code == 0
 
 
-@pytest.mark.parametrize("command", [("FLUSHDB",), ("FLUSHALL", "ASYNC")])
+@pytest.mark.parametrize("command", [("FLUSHDB",), pytest.param(("FLUSHALL", "ASYNC"), marks=deep)])
 def test_emptying_is_a_gap_and_empties_the_other_side(
     command: tuple[str, ...], blue: Store, green_redis: Store, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_swapped_databases_are_a_gap_by_name(blue: Store, green_redis: Store, tm
         assert_same(blue.url, green_redis.url)
 
 
+@deep
 def test_a_swap_right_before_the_end_is_no_pass(blue: Store, green_redis: Store, tmp_path: Path) -> None:
     blue.client.mset({f"k{n}": "in 0" for n in range(200)})
     with Live(tmp_path, blue.url, green_redis.url, QUICK) as live:
@@ -262,6 +264,7 @@ def test_writes_that_the_source_holds_back_do_not_stop_the_heartbeat_s_process(
             run(blue, [("CLIENT", "UNPAUSE")])
 
 
+@deep
 def test_until_equal_ends_under_writes(blue: Store, green: Store, tmp_path: Path) -> None:
     fill(blue.url, 2000, seed=9)
     with Live(tmp_path, blue.url, green.url, QUICK) as live:
