@@ -111,6 +111,8 @@ class _Comparison:
     def run(self) -> Compared:
         began, began_at = datetime.now(UTC), monotonic()
         follower = self._follower
+        # The first page is asked for before the first turn: a key that comes after it must be announced.
+        follower.reopen_where_lost()
         follower.compare_due = False
         gaps, was_open = follower.gaps, follower.gap is not None
         follower.suspects.clear()

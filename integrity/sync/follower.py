@@ -275,6 +275,15 @@ class Follower:
             self._lost_at = taken.loss.since
             self.found_gap(taken.loss.reason, taken.loss.since)
 
+    def reopen_where_lost(self) -> None:
+        """Be told of changes again before anything is read that they could make untrue.
+
+        :raises ServerError: the followed server cannot be reached.
+        """
+        self.listen()
+        if self._feed is None and self._lost_feed:
+            self._reopen_feed()
+
     def found_gap(self, reason: str, since: datetime | None) -> None:
         """Changes may have gone unseen: say so, record it, and see to it that everything is compared."""
         self.gap = reason
