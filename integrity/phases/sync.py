@@ -48,6 +48,7 @@ _BOUND_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 _STAND_BY_SECONDS: Final = 0.5
+_LONGEST_STAND_BY_SECONDS: Final = 15.0
 _FENCE_SECONDS: Final = 2.0
 _JUST_NOW_SECONDS: Final = 5.0
 _SHRUNK_FROM: Final = 1000
@@ -94,6 +95,7 @@ class SyncPhase:
         self._stand_by = stand_by
         self._stood_by = 0.0
         self._fence_looked = 0.0
+        self._stand_by_pause = _STAND_BY_SECONDS
         self._drained_at = -_JUST_NOW_SECONDS
         self._settings = settings
         self._ledger = ledger
@@ -244,7 +246,13 @@ class SyncPhase:
             self._follower.wait(_IDLE_SECONDS)
 
     def _stand_by_due(self) -> bool:
-        return monotonic() - self._stood_by >= _STAND_BY_SECONDS
+        return monotonic() - self._stood_by >= self._stand_by_pause
+
+    def stand_by_later(self, *, again: bool = True) -> None:
+        """What could be neither ended nor undone is tried again after a while, and then after a longer one."""
+        self._stand_by_pause = (
+            min(2 * self._stand_by_pause, _LONGEST_STAND_BY_SECONDS) if again else _STAND_BY_SECONDS
+        )
 
     def fence_look_due(self) -> bool:
         """Whether it is time to see that the fence of the side that is not served from still stands."""

@@ -241,6 +241,10 @@ def stand_by(
     except GreenflyError as error:
         # Recorded with the operation's own run; this one goes on following.
         progress.say(f"{error}")
+        if isinstance(error, Unfinished):
+            phase.stand_by_later()
+    else:
+        phase.stand_by_later(again=False)
 
 
 def _keep_blue_fenced(
@@ -263,6 +267,10 @@ def _keep_blue_fenced(
         if fence.holds(plan):
             return
         fence.refuse(plan)
+        if under_way(ledger, sync_run_id) is not None or conductor.standing_fence("blue") is None:
+            # This process stood still meanwhile, and blue was opened without it.
+            fence.lift(plan)
+            return
     except LedgerError:
         raise
     except GreenflyError as error:
