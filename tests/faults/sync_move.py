@@ -154,14 +154,16 @@ def wait_until_gaps_are_closed(live: Live, opened: int, seconds: float = 60.0) -
     """Until so many gaps were recorded, and the last one is closed."""
 
     def closed() -> bool:
-        board = live.board()
+        # Counted first: a gap that is recorded between two looks must not pass for closed.
+        found = len(gaps(live))
         # The board is written now and then; what is recorded last tells whether a gap is open.
         newest = live.rows(
             "SELECT kind FROM event WHERE kind IN ('sync.gap', 'sync.gap-closed') ORDER BY sequence DESC LIMIT 1"
         )
+        board = live.board()
         return (
             board is not None
-            and len(gaps(live)) >= opened
+            and found >= opened
             and newest == [("sync.gap-closed",)]
             and board["gap"] is None
         )
