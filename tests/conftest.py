@@ -20,6 +20,7 @@ import pytest
 from greenfly.demo import servers as demo_servers
 from greenfly.demo.servers import RunningServer, TlsPair, find_dragonfly, find_redis_server
 from tests.cli import Greenfly
+from tests.raw import Raw, as_bytes, as_list
 from tests.servers import URL_VARIABLES, Provision, Store, provide
 from tests.tls import make_tls_pair
 
@@ -122,8 +123,19 @@ def dragonfly_green(pytestconfig: pytest.Config) -> Iterator[RunningServer]:
 
 def _empty(server: RunningServer) -> Iterator[Store]:
     with Store(server.url, server.engine, server.version) as store:
+        _give_rights_back(store)
         store.client.flushall()
         yield store
+
+
+def _give_rights_back(store: Store) -> None:
+    """A rollback leaves green fenced, which is right, and the next test wants it open."""
+    with Raw(store.url) as raw:
+        names = [as_bytes(name) for name in as_list(raw("ACL", "USERS"))]
+        fenced = [name for name in names if name.startswith(b"greenfly-")]
+        if fenced:
+            raw("ACL", "SETUSER", "default", "+@all")
+            raw("ACL", "DELUSER", *fenced)
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ def test_a_fence_that_blue_has_forgotten_is_put_up_again(
             return False
 
         live.wait_until(refused, "the fence is up again", 15)
+        live.wait_until(lambda: bool(live.events("fence.renewed")), "it is recorded", 15)
         assert [event["side"] for event in live.events("fence.renewed")] == ["blue"]
         done = live.run("rollback", "--yes")
         assert done.code == 0, done.err
