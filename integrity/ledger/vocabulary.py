@@ -139,6 +139,8 @@ class SyncState(StrEnum):
 class Ask(StrEnum):
     """What a cutover or rollback asks of the sync process."""
 
+    SETTLE = "settle"
+    """As ``drain``, but for the groups of streams, which nobody announces; for a first, quick go."""
     DRAIN = "drain"
     """Carry over and prove everything that has changed so far."""
     PROVE = "prove"

@@ -305,7 +305,7 @@ class SyncPhase:
     def _turn_of_comparison(self) -> None:
         while True:
             question = self._board.question()
-            if question is not None and question.ask is not Ask.DRAIN:
+            if question is not None and question.ask not in {Ask.DRAIN, Ask.SETTLE}:
                 raise _Abandoned
             if self._stand_by_due():
                 self._stood_by = monotonic()
@@ -396,7 +396,9 @@ class SyncPhase:
     def _do(self, question: Question, seconds: float) -> Mapping[str, object]:
         follower = self._follower
         match question.ask:
-            case Ask.DRAIN:
+            case Ask.SETTLE if follower.has_feed:
+                return follower.drain(seconds, self._keep, groups=False).to_dict()
+            case Ask.DRAIN | Ask.SETTLE:
                 if not follower.has_feed:
                     return self._prove(seconds)
                 drained = follower.drain(seconds, self._keep)

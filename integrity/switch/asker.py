@@ -106,6 +106,7 @@ def checked(ask: Ask, answer: Mapping[str, object]) -> Mapping[str, object]:
 
 
 _WORDS: Final = {
+    Ask.SETTLE: "carry over what was announced",
     Ask.DRAIN: "carry everything over",
     Ask.PROVE: "prove that both sides are equal",
     Ask.BACKWARD: "turn round to follow green",

@@ -110,7 +110,7 @@ class Cutover:
                 undo=self._lift,
                 text="writers wait",
             ),
-            Step("drain", cutover.drain_seconds, self._drain, text="carry over and prove what is left"),
+            Step("drain", cutover.drain_seconds, self._settle, text="carry over and prove what is left"),
             Step(
                 "refuse",
                 cutover.fence_seconds,
@@ -257,6 +257,10 @@ class Cutover:
         cutover = self._settings.cutover
         self._conductor.fence("blue").pause(cutover.drain_seconds + cutover.fence_seconds)
         return {}
+
+    def _settle(self, detail: Detail, until: float) -> Detail:
+        # What nobody announces is compared once, by the last proof.
+        return self._asker.ask(Ask.SETTLE, self._settings.cutover.drain_seconds)
 
     def _drain(self, detail: Detail, until: float) -> Detail:
         return self._asker.ask(Ask.DRAIN, self._settings.cutover.drain_seconds)

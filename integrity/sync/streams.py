@@ -19,9 +19,11 @@ from integrity.kinds.stream_reply import reply_list, reply_table
 from integrity.replies import ErrorReply, Reply
 from integrity.rules import Rules
 from integrity.standby import Standby
-from integrity.wire import Connection, pack
+from integrity.wire import Connection, arguments_of, every, pack
 
-_AT_A_TIME: Final = 100
+_AT_A_TIME: Final = 300
+_STREAM: Final = b"*3\r\n$5\r\nXINFO\r\n$6\r\nSTREAM\r\n"
+_GROUPS: Final = b"*3\r\n$5\r\nXINFO\r\n$6\r\nGROUPS\r\n"
 _PENDING_PAGE: Final = 1000
 
 Pending: TypeAlias = tuple[bytes, bytes, int]
@@ -110,8 +112,12 @@ class KnownStreams:
         found: list[bytes] = []
         for start in range(0, len(names), _AT_A_TIME):
             part = names[start : start + _AT_A_TIME]
-            ours = stream_states(source.connection(), part)
-            theirs = stream_states(target.connection(), rules.rename_all(part))
+            # Both servers work at the same time.
+            left_side = _Question(source.connection(), part)
+            right_side = _Question(target.connection(), rules.rename_all(part))
+            left_side.ask_groups()
+            right_side.ask_groups()
+            ours, theirs = left_side.states(), right_side.states()
             for name, left, right in zip(part, ours, theirs, strict=True):
                 if left is None:
                     # Gone, or another type by now: that was announced, as its coming back will be.
@@ -132,29 +138,78 @@ def stream_states(connection: Connection, keys: Sequence[bytes]) -> list[StreamS
 
     :raises ServerError: the server refuses, or answers in an unknown shape.
     """
-    commands = [pack(b"XINFO", b"STREAM", key) for key in keys]
-    commands += [pack(b"XINFO", b"GROUPS", key) for key in keys]
-    replies = connection.exchange(commands)
-    infos, groups = replies[: len(keys)], replies[len(keys) :]
-    try:
-        asked = [
-            _Asked(key, _bytes(facts[b"name"]), _bytes(facts[b"last-delivered-id"]))
-            for key, found in zip(keys, groups, strict=True)
-            if not isinstance(found, ErrorReply)
-            for facts in map(reply_table, reply_list(found, "groups"))
-        ]
+    question = _Question(connection, keys)
+    question.ask_groups()
+    return question.states()
+
+
+class _Question:
+    """The states of some streams, asked of one server in two goes, so that another can be asked meanwhile."""
+
+    def __init__(self, connection: Connection, keys: Sequence[bytes]) -> None:
+        self._connection = connection
+        self._keys = keys
+        arguments = arguments_of(keys)
+        connection.send(every(_STREAM, arguments) + every(_GROUPS, arguments))
+        self._infos: list[Reply] = []
+        self._groups: list[Reply] = []
+        self._asked: list[_Asked] = []
+
+    def ask_groups(self) -> None:
+        """Take in which groups there are, and ask for their consumers and pending entries.
+
+        :raises ServerError: the server answers in an unknown shape.
+        """
+        count = len(self._keys)
+        self._infos = self._connection.receive_many(count)
+        self._groups = self._connection.receive_many(count)
+        try:
+            self._asked = [
+                _Asked(
+                    key,
+                    _bytes(facts[b"name"]),
+                    _bytes(facts[b"last-delivered-id"]),
+                    consumers=facts[b"consumers"] != 0,
+                    pending=facts[b"pending"] != 0,
+                )
+                for key, found in zip(self._keys, self._groups, strict=True)
+                if not isinstance(found, ErrorReply)
+                for facts in map(reply_table, reply_list(found, "groups"))
+            ]
+        except (KeyError, ValueError, MalformedReply) as error:
+            raise self._strange(error) from error
+        commands = [pack(b"XINFO", b"CONSUMERS", g.key, g.name) for g in self._asked if g.consumers]
+        commands += [_pending_command(g, b"-") for g in self._asked if g.pending]
+        self._connection.send(b"".join(commands))
+
+    def states(self) -> list[StreamState | None]:
+        """Take in the rest.
+
+        :raises ServerError: the server refuses, or answers in an unknown shape.
+        """
+        connection = self._connection
+        consumers = iter(connection.receive_many(sum(g.consumers for g in self._asked)))
+        pending = iter(connection.receive_many(sum(g.pending for g in self._asked)))
         by_key: dict[bytes, list[GroupState]] = {}
-        for group, state in zip(asked, _group_states(connection, asked), strict=True):
-            by_key.setdefault(group.key, []).append(state)
         states: list[StreamState | None] = []
-        for key, info, found in zip(keys, infos, groups, strict=True):
-            error = next((reply for reply in (info, found) if isinstance(reply, ErrorReply)), None)
-            if error is not None and not _means_gone(error):
-                raise connection.error_for(error, "XINFO")
-            states.append(_state(info, by_key.get(key, [])) if error is None else None)
-    except (KeyError, ValueError, MalformedReply) as error:
-        raise ProtocolError(connection.role, connection.where, f"XINFO lacks a part ({error}).") from error
-    return states
+        try:
+            for group in self._asked:
+                names = _consumers(next(consumers)) if group.consumers else frozenset()
+                waiting = _pending(connection, group, next(pending)) if group.pending else ()
+                state = GroupState(group.name, group.last_delivered, names, waiting)
+                by_key.setdefault(group.key, []).append(state)
+            for key, info, found in zip(self._keys, self._infos, self._groups, strict=True):
+                error = next((reply for reply in (info, found) if isinstance(reply, ErrorReply)), None)
+                if error is not None and not _means_gone(error):
+                    raise connection.error_for(error, "XINFO")
+                states.append(_state(info, by_key.get(key, [])) if error is None else None)
+        except (KeyError, ValueError, MalformedReply) as error:
+            raise self._strange(error) from error
+        return states
+
+    def _strange(self, error: Exception) -> ProtocolError:
+        connection = self._connection
+        return ProtocolError(connection.role, connection.where, f"XINFO lacks a part ({error}).")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +219,9 @@ class _Asked:
     key: bytes
     name: bytes
     last_delivered: bytes
+    consumers: bool
+    """Whether it has any."""
+    pending: bool
 
 
 def _means_gone(error: ErrorReply) -> bool:
@@ -188,20 +246,10 @@ def _state(info: Reply, groups: Sequence[GroupState]) -> StreamState:
     return StreamState(_bytes(table[b"last-generated-id"]), length, counters, ordered)
 
 
-def _group_states(connection: Connection, asked: Sequence[_Asked]) -> list[GroupState]:
-    if not asked:
-        return []
-    commands = [pack(b"XINFO", b"CONSUMERS", group.key, group.name) for group in asked]
-    commands += [_pending_command(group, b"-") for group in asked]
-    replies = connection.exchange(commands)
-    states = []
-    for group, consumers, first in zip(asked, replies[: len(asked)], replies[len(asked) :], strict=True):
-        names: frozenset[bytes] = frozenset()
-        if not isinstance(consumers, ErrorReply):  # Else the group went away since; the next round sees that.
-            tables = map(reply_table, reply_list(consumers, "consumers"))
-            names = frozenset(_bytes(table[b"name"]) for table in tables)
-        states.append(GroupState(group.name, group.last_delivered, names, _pending(connection, group, first)))
-    return states
+def _consumers(reply: Reply) -> frozenset[bytes]:
+    if isinstance(reply, ErrorReply):
+        return frozenset()  # The group went away since; the next round sees that.
+    return frozenset(_bytes(table[b"name"]) for table in map(reply_table, reply_list(reply, "consumers")))
 
 
 def _pending_command(group: _Asked, start: bytes) -> bytes:
