@@ -125,7 +125,9 @@ def _operate(live: Live, kind: str) -> Operation:
         outcome["run"],
     )
     steps = [(str(name), float(str(seconds))) for name, seconds, _ in rows]
-    confirm: dict[str, float] = next((json.loads(str(detail)) for name, _, detail in rows if name == "confirm"), {})
+    confirm: dict[str, float] = next(
+        (json.loads(str(detail)) for name, _, detail in rows if name == "confirm"), {}
+    )
     return Operation(kind, confirm.get("write_pause_ms"), str(outcome["reason"]), steps)
 
 
