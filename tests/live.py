@@ -19,7 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import pytest
+
 _ROOT: Final = Path(__file__).parent.parent
+deep: Final = pytest.mark.skipif(
+    os.environ.get("GREENFLY_TEST_LIVE_DEEP") != "1", reason="GREENFLY_TEST_LIVE_DEEP=1 runs it"
+)
+"""For variants of a story of which another one always runs; a live move takes ten seconds and more."""
 
 
 @dataclass(frozen=True, slots=True)

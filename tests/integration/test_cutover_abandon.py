@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.moved_application import MovedApplication, kill_server, moved_application
+from tests.live import deep
 from tests.load.judge import at_risk_missing
 from tests.load.replay import replay
 
@@ -117,6 +118,7 @@ def test_an_abandoned_green_leaves_a_list_of_what_is_missing(
     assert seconds < MOST_SECONDS_SHARED
 
 
+@deep
 def test_a_green_that_stands_still_is_abandoned_in_seconds(app: MovedApplication, engine: str) -> None:
     """It answers nothing, and takes what was sent when it goes on: then it must refuse, or nobody reads it."""
     assert app.green.server is not None
@@ -142,6 +144,7 @@ def test_a_green_that_stands_still_is_abandoned_in_seconds(app: MovedApplication
             )
 
 
+@deep
 def test_a_sync_that_is_resumed_after_green_was_abandoned_leaves_blue_alone(
     start_redis: StartServer, tmp_path: Path
 ) -> None:

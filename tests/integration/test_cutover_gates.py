@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli import dig
 from tests.conftest import StartServer
-from tests.live import Live
+from tests.live import Live, deep
 from tests.servers import Store
 
 SETTINGS = """
@@ -106,11 +106,13 @@ def test_a_command_that_green_does_not_know_closes_the_assessment(
         assert gate(planned.json(), "assessment")["passed"] is True
 
 
+@deep
 def test_a_verdict_that_is_too_old_closes_its_gate(live: Live) -> None:
     configure(live, "cutover", "max_verdict_age_seconds = 0.001")
     assert_closed(live, "verdict", "clean")
 
 
+@deep
 def test_a_key_that_cannot_be_made_equal_closes_the_verdict(start_redis: StartServer, tmp_path: Path) -> None:
     blue, green = start_redis(), start_redis("--proto-max-bulk-len", "1mb")
     with Live(tmp_path / "live", blue.url, green.url, SETTINGS) as live:
@@ -122,6 +124,7 @@ def test_a_key_that_cannot_be_made_equal_closes_the_verdict(start_redis: StartSe
         assert_closed(live, "verdict", "1 keys differ")
 
 
+@deep
 def test_changes_that_are_not_carried_over_close_the_lag(live: Live, servers: tuple[Store, Store]) -> None:
     configure(live, "cutover", "max_lag_keys = 0")
     # A paused run takes changes in, and carries nothing over.
@@ -131,12 +134,14 @@ def test_changes_that_are_not_carried_over_close_the_lag(live: Live, servers: tu
     assert_closed(live, "lag", "1 keys")
 
 
+@deep
 def test_green_without_room_closes_the_headroom(live: Live, servers: tuple[Store, Store]) -> None:
     green = servers[1]
     green.client.config_set("maxmemory", int(green.client.info("memory")["used_memory"] * 1.02))
     assert_closed(live, "headroom", "% free")
 
 
+@deep
 def test_clocks_apart_close_the_clock(live: Live) -> None:
     configure(live, "cutover", "max_clock_skew_ms = 0")
     assert_closed(live, "clock", "ms")
@@ -168,12 +173,14 @@ def test_blue_that_allows_no_fence_closes_the_fence_and_the_pause(
         assert_closed(live, "fence", "not possible")
 
 
+@deep
 def test_blue_that_is_full_closes_the_way_back(live: Live, servers: tuple[Store, Store]) -> None:
     blue = servers[0]
     blue.client.config_set("maxmemory", int(blue.client.info("memory")["used_memory"] * 1.01))
     assert_closed(live, "rollback", "problems")
 
 
+@deep
 def test_rules_that_have_no_way_back_close_the_way_back(start_redis: StartServer, tmp_path: Path) -> None:
     blue, green = start_redis(), start_redis()
     blue.client.set("a:1", 1)
@@ -184,6 +191,7 @@ def test_rules_that_have_no_way_back_close_the_way_back(start_redis: StartServer
         assert_closed(live, "rollback", "problems")
 
 
+@deep
 def test_an_environment_that_says_green_already_closes_its_gate(
     live: Live, servers: tuple[Store, Store]
 ) -> None:
@@ -210,6 +218,7 @@ def test_nobody_who_follows_closes_the_sync(live: Live) -> None:
     assert_closed(live, "sync", "ago")
 
 
+@deep
 def test_a_sync_process_that_stands_still_closes_the_sync(live: Live) -> None:
     sync = live.processes[0]
     os.kill(sync.pid, signal.SIGSTOP)
@@ -248,6 +257,7 @@ def test_a_cutover_waits_for_as_many_people_as_are_needed(needs_two: Live) -> No
     assert gate(planned.json(), "approvals")["passed"] is True
 
 
+@deep
 def test_a_rejection_voids_what_was_approved(needs_two: Live) -> None:
     live = needs_two
     for name in ("grace", "edsger"):
@@ -258,6 +268,7 @@ def test_a_rejection_voids_what_was_approved(needs_two: Live) -> None:
     assert_closed(live, "approvals", "grace")
 
 
+@deep
 def test_breaking_the_glass_needs_a_reason_and_passes_alone(needs_two: Live) -> None:
     live = needs_two
     assert approve(live, "barbara", "--reject") == 0
@@ -269,6 +280,7 @@ def test_breaking_the_glass_needs_a_reason_and_passes_alone(needs_two: Live) -> 
     assert live.events("approval.break-glass")[0]["comment"] == "blue is dying"
 
 
+@deep
 def test_whoever_cuts_over_without_having_asked_cannot_be_the_one_who_approves(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:

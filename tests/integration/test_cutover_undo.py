@@ -18,6 +18,7 @@ from tests.conftest import StartServer
 from tests.faults.conductor_process import Ended, Order
 from tests.faults.moved_application import SETTINGS, MovedApplication, kill_server, moved_application, settle
 from tests.faults.test_live_kills import Kind, goes_forward, is_stopped, number_of, sides
+from tests.live import deep
 from tests.servers import Store, connect
 
 UNDONE: Final = 8
@@ -88,6 +89,7 @@ def test_without_an_answer_of_the_sync_process_it_is_undone(
     assert_clean_again(app)
 
 
+@deep
 @pytest.mark.parametrize(("kind", "step"), [("cutover", "arm"), ("cutover", "open"), ("rollback", "open")])
 def test_a_sync_process_that_is_killed_follows_the_side_that_serves_when_it_is_resumed(
     app: MovedApplication, kind: Kind, step: str
@@ -119,6 +121,7 @@ def test_a_sync_process_that_is_killed_follows_the_side_that_serves_when_it_is_r
 # -- a server that is not there ----------------------------------------------------------------------------------------
 
 
+@deep
 @pytest.mark.parametrize("step", ["arm", "open"])
 def test_with_green_dead_blue_goes_on_serving(app: MovedApplication, step: str) -> None:
     ended = disturbed(app, "cutover", f"{step} running after", partial(kill_server, app.green))
@@ -129,6 +132,7 @@ def test_with_green_dead_blue_goes_on_serving(app: MovedApplication, step: str) 
     app.assert_nothing_lost()
 
 
+@deep
 def test_with_blue_dead_green_goes_on_serving(app: MovedApplication) -> None:
     app.move("green")
     ended = disturbed(app, "rollback", "open running after", partial(kill_server, app.blue))
@@ -141,6 +145,7 @@ def test_with_blue_dead_green_goes_on_serving(app: MovedApplication) -> None:
     app.assert_nothing_lost()
 
 
+@deep
 def test_with_blue_refusing_its_acl_to_be_changed_writers_go_on_and_the_rest_is_undone_when_it_can_be(
     app: MovedApplication,
 ) -> None:
@@ -183,6 +188,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@deep
 @pytest.mark.parametrize("kind", ["cutover", "rollback"])
 def test_an_environment_that_cannot_be_written_undoes_it(
     pair: tuple[Store, Store], tmp_path: Path, kind: Kind
@@ -256,6 +262,7 @@ INTERRUPTED: Final[tuple[tuple[Kind, str], ...]] = (
 )
 
 
+@deep
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_whoever_is_interrupted_undoes_or_leaves_the_applications_where_they_were_sent(
     app: MovedApplication, name: str, code: int
@@ -281,6 +288,7 @@ def test_whoever_is_interrupted_undoes_or_leaves_the_applications_where_they_wer
 # -- one after the other, and at once ----------------------------------------------------------------------------------
 
 
+@deep
 def test_there_and_back_twice_and_once_more_says_that_there_is_nothing_to_do(app: MovedApplication) -> None:
     for _ in range(2):
         assert app.live.run("cutover", "--yes", "--json").code == 0, app.what_was_said()
@@ -294,6 +302,7 @@ def test_there_and_back_twice_and_once_more_says_that_there_is_nothing_to_do(app
     app.assert_rights_are_back()
 
 
+@deep
 @pytest.mark.parametrize("kind", ["cutover", "rollback"])
 def test_while_an_operation_is_under_way_another_one_is_refused(app: MovedApplication, kind: Kind) -> None:
     app.move(sides(kind)[0])
@@ -309,6 +318,7 @@ def test_while_an_operation_is_under_way_another_one_is_refused(app: MovedApplic
     app.assert_nothing_lost()
 
 
+@deep
 def test_of_two_cutovers_that_begin_at_once_at_most_one_goes_through(app: MovedApplication) -> None:
     processes = [app.live.start("cutover", "--yes", "--json", name=f"cutover-{n}") for n in range(3)]
     codes = sorted(process.wait(timeout=60) for process in processes)
