@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -56,6 +57,8 @@ class Live:
     green_url: str
     settings: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    synced_at: str = ""
+    """When the newest `greenfly sync` was started, as the ledger's file writes moments."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,7 @@ path = "{self.env_file}"
 
     def sync(self, *arguments: str) -> subprocess.Popen[bytes]:
         """`greenfly sync` in the background."""
+        self.synced_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
         return self.start("sync", *arguments, name="sync")
 
     def log(self, name: str = "sync") -> str:
@@ -150,7 +154,18 @@ path = "{self.env_file}"
 
     def board(self) -> Mapping[str, object] | None:
         """How the sync process says it is."""
-        names = ("direction", "state", "feed", "dirty", "unproven", "stuck", "lag_ms", "gap", "clean_since")
+        names = (
+            "direction",
+            "state",
+            "feed",
+            "dirty",
+            "unproven",
+            "stuck",
+            "lag_ms",
+            "gap",
+            "clean_since",
+            "updated_at",
+        )
         rows = self.rows(f"SELECT {', '.join(names)} FROM sync ORDER BY updated_at DESC LIMIT 1")  # noqa: S608
         return dict(zip(names, rows[0], strict=True)) if rows else None
 
@@ -186,7 +201,9 @@ path = "{self.env_file}"
 
         def clean() -> bool:
             board = self.board()
-            return board is not None and board["clean_since"] is not None and board["gap"] is None
+            if board is None or str(board["updated_at"]) < self.synced_at:
+                return False  # What a process said that was killed.
+            return board["clean_since"] is not None and board["gap"] is None
 
         self.wait_until(clean, "a clean comparison", seconds)
 
