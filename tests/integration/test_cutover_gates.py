@@ -292,6 +292,7 @@ def test_whoever_cuts_over_without_having_asked_cannot_be_the_one_who_approves(
     assert live.run("cutover", "--yes", "--json").code == 0
 
 
+@deep
 def test_approvals_are_used_up_by_a_cutover(live: Live) -> None:
     configure(live, "cutover", "approvals = 1")
     assert approve(live, "ada", "--request") == 0

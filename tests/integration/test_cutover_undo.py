@@ -75,7 +75,13 @@ def assert_clean_again(app: MovedApplication) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"), [("cutover", "drain"), ("cutover", "prove"), ("cutover", "arm"), ("rollback", "turn")]
+    ("kind", "step"),
+    [
+        pytest.param("cutover", "drain", marks=deep),
+        pytest.param("cutover", "prove", marks=deep),
+        ("cutover", "arm"),
+        ("rollback", "turn"),
+    ],
 )
 def test_without_an_answer_of_the_sync_process_it_is_undone(
     app: MovedApplication, kind: Kind, step: str
