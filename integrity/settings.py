@@ -27,9 +27,12 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from integrity.assess.settings import AssessSettings
 from integrity.errors import ConfigurationError
+from integrity.native.settings import NativeSettings
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
 from integrity.section import Section
+from integrity.strategy import Strategy
 from integrity.switch.cutover_settings import CutoverSettings, RollbackSettings
 from integrity.switch.settings import SwitchSettings
 from integrity.switch.watch_settings import WatchSettings
@@ -299,6 +302,11 @@ class Settings(BaseSettings):
     databases: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] | None = Field(
         None, description="only these databases; all that hold keys by default"
     )
+    strategy: Strategy = Field(
+        Strategy.COPY, description="how everything is copied: copy, native (Dragonfly's REPLICAOF), auto"
+    )
+    assess: AssessSettings = AssessSettings()
+    native: NativeSettings = NativeSettings()
     copying: CopySettings = Field(CopySettings(), alias="copy")
     snapshot: SnapshotSettings = SnapshotSettings()
     big_values: BigValueSettings = BigValueSettings()

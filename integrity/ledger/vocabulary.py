@@ -21,6 +21,8 @@ class RunKind(StrEnum):
     """Moves the applications back to blue; its parent is the sync run."""
     WATCH = "watch"
     """Guards green after a cutover; its parent is the sync run."""
+    ASSESS = "assess"
+    """Looks at both servers before anything is moved."""
 
 
 class RunState(StrEnum):
@@ -37,8 +39,11 @@ class PhaseName(StrEnum):
     """The phases of a run, in order."""
 
     CHECK = "check"
+    ASSESS = "assess"
     SNAPSHOT = "snapshot"
     STREAM = "stream"
+    REPLICATE = "replicate"
+    """Dragonfly's own replication does what the stream phase does otherwise."""
     VERIFY = "verify"
     REPAIR = "repair"
     SYNC = "sync"

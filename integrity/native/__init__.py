@@ -1,0 +1,1 @@
+"""Dragonfly's own replication, driven and not trusted."""
