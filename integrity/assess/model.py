@@ -81,6 +81,9 @@ class Check:
     """Whether keys have to be looked at; such checks are left out of the gate of a cutover."""
     strategies: frozenset[Strategy] = frozenset({Strategy.COPY, Strategy.NATIVE})
     """By which roads it matters."""
+    at_cutover: bool = True
+    """Whether it still matters when everything has been copied: memory that the keys need, or a target that must be
+    empty, does not, and such a check is left out of the gate of a cutover."""
 
 
 @dataclass(frozen=True, slots=True)

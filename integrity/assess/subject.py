@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
+from typing import Self
 
 from integrity.assess.census import Census, take_census
 from integrity.endpoint import Endpoint, Identity, read_info
@@ -18,6 +20,7 @@ class Subject:
 
     :param strategy: the road that is assessed; never ``auto``.
     :param databases: of the source, that the run is about.
+    :param reader: the replica of the source that keys are read from, where there is one.
     """
 
     def __init__(
@@ -30,6 +33,9 @@ class Subject:
         strategy: Strategy,
         databases: tuple[int, ...],
         progress: Progress,
+        *,
+        reader: Endpoint | None = None,
+        reader_identity: Identity | None = None,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -39,6 +45,20 @@ class Subject:
         self.strategy = strategy
         self.databases = databases
         self.progress = progress
+        self.reader = reader or source
+        self.reader_identity = reader_identity or source_identity
+
+    def by(self, strategy: Strategy) -> Self:
+        """The same servers by another road; what was asked already is not asked again."""
+        other = copy(self)
+        other.strategy = strategy
+        return other
+
+    @property
+    def census_taken(self) -> Census | None:
+        """The census, where a check wanted it."""
+        taken = self.__dict__.get("census")
+        return taken if isinstance(taken, Census) else None
 
     @cached_property
     def census(self) -> Census:
@@ -46,7 +66,7 @@ class Subject:
 
         :raises ServerError: the source cannot be asked.
         """
-        return take_census(self.source, self.source_identity, self.databases, self.settings, self.progress)
+        return take_census(self.reader, self.reader_identity, self.databases, self.settings, self.progress)
 
     @cached_property
     def source_info(self) -> dict[str, str]:
