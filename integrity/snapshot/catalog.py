@@ -16,9 +16,9 @@ from integrity.errors import ArtifactError
 from integrity.ledger import Ledger
 from integrity.ledger.database import reading
 from integrity.ledger.models import Artifact, Event, Run, RunState
+from integrity.snapshot.folder import LOCK_NAME, PARTIAL
 from integrity.snapshot.header import HEADER_NAME, Header, read_header
 from integrity.snapshot.sealing import SUFFIX
-from integrity.snapshot.writer import LOCK_NAME, PARTIAL
 
 PRUNED_EVENT: Final = "snapshot.pruned"
 RECORDED_KINDS: Final = ("rdb", "manifest", "header", "seal")

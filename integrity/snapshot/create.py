@@ -23,9 +23,10 @@ from integrity.replies import ErrorReply, Reply
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, RuleSettings
 from integrity.snapshot.big import BigValueTaker, MustBeReadWhole
+from integrity.snapshot.folder import remove_partial
 from integrity.snapshot.sealing import read_recipients
 from integrity.snapshot.totals import SnapshotTotals
-from integrity.snapshot.writer import Snapshot, SnapshotWriter, remove_partial
+from integrity.snapshot.writer import Snapshot, SnapshotWriter
 from integrity.standby import Standby
 from integrity.wire import Connection, argument, every
 

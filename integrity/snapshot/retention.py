@@ -19,9 +19,10 @@ from integrity.errors import LedgerError
 from integrity.ledger import Ledger
 from integrity.snapshot.catalog import PRUNED_EVENT, Entry, SnapshotState
 from integrity.snapshot.files import sync_folder
+from integrity.snapshot.folder import LOCK_NAME, PARTIAL
 from integrity.snapshot.header import HEADER_NAME, MANIFEST_NAME, RDB_NAME
 from integrity.snapshot.sealing import SUFFIX
-from integrity.snapshot.writer import HASHES_NAME, LOCK_NAME, PARTIAL
+from integrity.snapshot.writer import HASHES_NAME
 
 _OWN: Final = frozenset(
     prefix + name + suffix

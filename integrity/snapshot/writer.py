@@ -1,19 +1,13 @@
-"""The folder of a snapshot while it is written.
-
-It is named ``….partial`` and locked until it is whole; then the lock goes and the folder gets its name.  A lock ends
-with its process, so a folder that is named so and not locked is a leftover.
+"""Writing a snapshot key by key into both files.
 
 Encrypted files are encrypted while they are written.  Keys that SCAN returned twice are found only at the end, when
-both files must be read once more; as the machine that takes a snapshot cannot decrypt it, they are also encrypted to
-a key that is made for this one snapshot and never leaves the memory.
+both files must be read once more (:mod:`integrity.snapshot.folder` says how).
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +19,8 @@ from typing import Final, Self
 from integrity.checksum import DEFINITION
 from integrity.endpoint import Identity
 from integrity.snapshot.duplicates import KeyHashes, repeated_rows, superseded_rows
-from integrity.snapshot.files import CHUNK_BYTES, Sink, open_seekable, open_stream, sync_folder
+from integrity.snapshot.files import CHUNK_BYTES, open_seekable, open_stream
+from integrity.snapshot.folder import PartialFolder
 from integrity.snapshot.header import (
     CONSISTENCY,
     FORMAT,
@@ -37,15 +32,13 @@ from integrity.snapshot.header import (
 )
 from integrity.snapshot.manifest import ManifestRow, ManifestWriter, read_manifest
 from integrity.snapshot.rdb import OLDEST_RDB_VERSION, Placed, RdbWriter
-from integrity.snapshot.sealing import SUFFIX, Keys, Recipient, seal, temporary_identity
+from integrity.snapshot.sealing import SUFFIX, Recipient
 from integrity.snapshot.spool import Spool
 from integrity.snapshot.totals import SnapshotTotals
 from integrity.snapshot.walk import RdbWalk
 from integrity.transfer.payload import rdb_version
 from integrity.version import __version__
 
-PARTIAL: Final = ".partial"
-LOCK_NAME: Final = "lock"
 HASHES_NAME: Final = "keys.hashes"
 SPOOL_NAME: Final = "value"
 
@@ -73,17 +66,9 @@ class SnapshotWriter:
     """
 
     def __init__(self, directory: Path, identity: Identity, recipients: tuple[Recipient, ...]) -> None:
-        self._directory = directory
-        self._partial = directory.with_name(directory.name + PARTIAL)
+        self._folder = PartialFolder(directory, recipients)
+        self._partial = self._folder.path
         self._identity = identity
-        self._recipients = recipients
-        self._suffix = SUFFIX if recipients else ""
-        self._keys = Keys()
-        if recipients:
-            own = temporary_identity()
-            self._keys = Keys((own,))
-            self._recipients = (*recipients, own.to_public())
-        self._readers = recipients
         self._started = datetime.now(UTC)
         self._rdb: RdbWriter | None = None
         self._rdb_version = OLDEST_RDB_VERSION
@@ -91,33 +76,22 @@ class SnapshotWriter:
         self.totals = SnapshotTotals()
 
     def __enter__(self) -> Self:
-        remove_partial(self._directory)
-        self._partial.mkdir(mode=0o700, parents=True)
-        # The lock outlives the other files: it goes when the folder has its name, or with the error.
-        self._lock = (self._partial / LOCK_NAME).open("xb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with ExitStack() as files:
-            files.push(self._close_lock_after_error)
+            files.enter_context(self._folder)
             # A hash of a key lets one guess it; the salt does not.
-            salt = secrets.randbits(64) if self._recipients else 0
-            self._hashes = files.enter_context(KeyHashes(self._partial / HASHES_NAME, salt))
-            self._rdb_sink = files.enter_context(self._sink(RDB_NAME))
-            self._manifest_sink = files.enter_context(self._sink(MANIFEST_NAME))
-            self._manifest = files.enter_context(ManifestWriter(self._manifest_sink))
-            self._unfinished = files.pop_all()
+            salt = secrets.randbits(64) if self._folder.readers else 0
+            written = files.enter_context(ExitStack())
+            self._hashes = written.enter_context(KeyHashes(self._partial / HASHES_NAME, salt))
+            self._rdb_sink = written.enter_context(self._folder.sink(RDB_NAME))
+            self._manifest_sink = written.enter_context(self._folder.sink(MANIFEST_NAME))
+            self._manifest = written.enter_context(ManifestWriter(self._manifest_sink))
+            self._unfinished, self._files = written, files.pop_all()
         return self
-
-    def _close_lock_after_error(self, *error: object) -> None:
-        if any(error):
-            self._lock.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._unfinished.__exit__(kind, error, trace)
-        finally:
-            self._lock.close()
+        self._files.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -136,7 +110,7 @@ class SnapshotWriter:
 
     def spool(self) -> Spool:
         """Where a big value's body waits until it is whole; one at a time."""
-        return Spool(self._partial / SPOOL_NAME, self._keys)
+        return Spool(self._partial / SPOOL_NAME, self._folder.keys)
 
     def add_big(
         self,
@@ -190,41 +164,28 @@ class SnapshotWriter:
 
     def finish(self) -> Snapshot:
         """Close the files, write the header, and give the folder its name."""
-        partial = self._partial
         self.begin(OLDEST_RDB_VERSION).finish()
         self._unfinished.close()
         self._drop_duplicates()
-        (partial / HASHES_NAME).unlink()
+        (self._partial / HASHES_NAME).unlink()
         contents = {
             RDB_NAME: FileEntry(bytes=self._rdb_sink.tell(), xxh3_128=self._rdb_sink.contents_xxh3),
             MANIFEST_NAME: FileEntry(
                 bytes=self._manifest_sink.tell(), xxh3_128=self._manifest_sink.contents_xxh3
             ),
         }
-        header = self._header(contents)
-        seal_name = HEADER_NAME + SUFFIX if self._readers else None
-        if seal_name is not None:
-            self._write(seal_name, seal(header.to_bytes(), self._readers))
-            header = header.public()
-        self._write(HEADER_NAME, header.to_bytes())
-        (partial / LOCK_NAME).unlink()
-        sync_folder(partial)
-        shutil.rmtree(self._directory, ignore_errors=True)
-        os.replace(partial, self._directory)
-        sync_folder(self._directory.parent)
+        seal = self._folder.publish(self._header(contents))
+        directory, suffix = self._folder.directory, self._folder.suffix
         return Snapshot(
-            self._directory,
-            self._directory / (RDB_NAME + self._suffix),
-            self._directory / (MANIFEST_NAME + self._suffix),
-            self._directory / HEADER_NAME,
-            self._directory / seal_name if seal_name else None,
+            directory,
+            directory / (RDB_NAME + suffix),
+            directory / (MANIFEST_NAME + suffix),
+            directory / HEADER_NAME,
+            seal,
             self._rdb_version,
             contents[RDB_NAME].bytes,
             self.totals,
         )
-
-    def _sink(self, name: str) -> Sink:
-        return Sink(self._partial / (name + self._suffix), self._recipients)
 
     def _drop_duplicates(self) -> None:
         """Write both files again without the earlier readings of keys that SCAN returned twice."""
@@ -232,14 +193,14 @@ class SnapshotWriter:
         if not suspects:
             return
         old_rdb, old_manifest = self._rdb_sink.path, self._manifest_sink.path
-        with open_seekable(old_manifest, self._keys) as file:
+        with open_seekable(old_manifest, self._folder.keys) as file:
             superseded = superseded_rows(suspects, read_manifest(file))
             if not superseded:
                 return
             with (
-                open_stream(old_rdb, self._keys) as stream,
-                self._sink("new." + RDB_NAME) as rdb_sink,
-                self._sink("new." + MANIFEST_NAME) as manifest_sink,
+                open_stream(old_rdb, self._folder.keys) as stream,
+                self._folder.sink("new." + RDB_NAME) as rdb_sink,
+                self._folder.sink("new." + MANIFEST_NAME) as manifest_sink,
                 ManifestWriter(manifest_sink) as rows,
             ):
                 writer = RdbWriter(rdb_sink, self._rdb_version, _aux(self._identity))
@@ -279,16 +240,10 @@ class SnapshotWriter:
             duplicates_dropped=totals.duplicates,
             rdb_version=self._rdb_version,
             databases=totals.databases(),
-            files=sealed if self._readers else contents,
-            encryption="age/v1 x25519" if self._readers else None,
-            contents=contents if self._readers else None,
+            files=sealed if self._folder.readers else contents,
+            encryption="age/v1 x25519" if self._folder.readers else None,
+            contents=contents if self._folder.readers else None,
         )
-
-    def _write(self, name: str, data: bytes) -> None:
-        with (self._partial / name).open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _add_again(writer: RdbWriter, rows: ManifestWriter, row: ManifestRow, walk: RdbWalk) -> None:
@@ -302,8 +257,3 @@ def _add_again(writer: RdbWriter, rows: ManifestWriter, row: ManifestRow, walk: 
 
 def _aux(identity: Identity) -> dict[str, str]:
     return {"redis-ver": identity.version, "redis-bits": "64", "greenfly-ver": __version__}
-
-
-def remove_partial(directory: Path) -> None:
-    """Remove what an unfinished snapshot of this name left behind."""
-    shutil.rmtree(directory.with_name(directory.name + PARTIAL), ignore_errors=True)
