@@ -116,10 +116,26 @@ class CopySettings(Section):
     )
 
 
+class SnapshotMethod(StrEnum):
+    """How a snapshot is taken."""
+
+    SCAN = "scan"
+    """Key by key; works everywhere, and is not a point in time under writes."""
+    REPLICATION = "replication"
+    """The source's own RDB stream, received as a replica would: all keys at one moment."""
+    AUTO = "auto"
+    """By replication where the source allows it, else by SCAN; which one and why is recorded."""
+
+
 class SnapshotSettings(Section):
     """The snapshot artifact taken before the copy."""
 
     enabled: bool = Field(True, description="take a snapshot of the source before streaming")
+    method: SnapshotMethod = Field(
+        SnapshotMethod.SCAN,
+        description="scan (key by key), replication (the source's own RDB stream: all keys at one moment, its main "
+        "thread stays free, it forks) or auto (replication where the source allows it)",
+    )
     directory: Path | None = Field(None, description="where snapshots go; <state_dir>/snapshots by default")
     batch_keys: Annotated[int, Field(ge=1, le=1000)] = Field(
         200, description="keys read in one MULTI/EXEC, which blocks the source for about 8 µs per key"

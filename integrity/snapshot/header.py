@@ -12,17 +12,22 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from integrity.errors import ArtifactError
 
-Format: TypeAlias = Literal["greenfly-snapshot/1", "greenfly-snapshot/2"]
+Format: TypeAlias = Literal["greenfly-snapshot/1", "greenfly-snapshot/2", "greenfly-snapshot/3"]
 FORMAT: Final[Format] = "greenfly-snapshot/2"
+FORMAT_OF_FOREIGN: Final[Format] = "greenfly-snapshot/3"
+"""Of a snapshot whose RDB file a server wrote."""
+_KNOWN: Final = get_args(Format)
 RDB_NAME, MANIFEST_NAME, HEADER_NAME = "dump.rdb", "manifest.parquet", "header.json"
 CONSISTENCY: Final = "scan: each batch of keys is one moment, the whole is not a point in time under writes"
+POINT_IN_TIME: Final = "replication: all keys are as they were at one moment"
+AS_THE_FILE: Final = "file: as consistent as the RDB file is; servers write one moment"
 _MOST_BYTES: Final = 16 * 1024 * 1024
 _HASH: Final = r"^[0-9a-f]{32}$"
 _Count = Annotated[int, Field(ge=0)]
@@ -51,6 +56,25 @@ class DatabaseEntry(_Part):
     """Over the keys that have a digest."""
 
 
+class ForeignRdb(_Part):
+    """An RDB file that a server wrote, as it was found when it was indexed."""
+
+    path: str | None = None
+    """Where it lies, if not in the snapshot's folder."""
+    replication_id: str | None = None
+    """Of a file that was received as a replica: the history of its server."""
+    replication_offset: _Count | None = None
+    """Where in that history the file stands."""
+    aux: dict[str, str] = {}
+    """What the file tells about itself."""
+    checksum: bool = True
+    """Whether it has a CRC-64 at its end; servers can be told to leave it out."""
+    functions: tuple[str, ...] = ()
+    """Names of the function libraries in the file; they are in no manifest and not restored."""
+    module_data: tuple[str, ...] = ()
+    """Modules that left data of their own beside the keys; it is not restored."""
+
+
 class Header(_Part):
     """All that a header tells."""
 
@@ -72,6 +96,8 @@ class Header(_Part):
     encryption: Literal["age/v1 x25519"] | None = None
     contents: dict[str, FileEntry] | None = None
     """Of an encrypted snapshot: the plain files."""
+    foreign: ForeignRdb | None = None
+    """None where Greenfly wrote the RDB file itself."""
     header_xxh3_128: _Xxh3 | None = None
 
     @property
@@ -120,13 +146,13 @@ def parse_header(data: bytes, path: Path) -> Header:
     written = values.get("format") if isinstance(values, dict) else None
     if not isinstance(values, dict) or not isinstance(written, str) or "greenfly-snapshot/" not in written:
         raise ArtifactError(f"{path} is not the header of a Greenfly snapshot.", "Name a snapshot's folder.")
-    if written not in {"greenfly-snapshot/1", FORMAT}:
+    if written not in _KNOWN:
         raise ArtifactError(
             f"{path} has the format {written!r}, which this version does not know.",
             "Use the version of Greenfly that wrote it, or a newer one.",
         )
     claimed = values.get("header_xxh3_128")
-    if written == FORMAT and (claimed != _hash_of(_without_hash(values)) or data != _text(values)):
+    if written != _KNOWN[0] and (claimed != _hash_of(_without_hash(values)) or data != _text(values)):
         raise ArtifactError(f"{path} was changed after it was written: its own hash differs.", _OTHER_COPY)
     try:
         return Header.model_validate(values)
