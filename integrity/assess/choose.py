@@ -23,7 +23,7 @@ class Choice:
 
 
 def against_native(settings: Settings, target: Identity) -> tuple[str, ...]:
-    """What in the settings and in the target speaks against Dragonfly's own replication; nothing is asked of a server."""
+    """What in the settings and the target speaks against Dragonfly's own replication; no server is asked."""
     reasons = []
     if target.engine != "dragonfly":
         reasons.append(f"The target is {target.title}, not a Dragonfly.")

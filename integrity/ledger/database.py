@@ -14,7 +14,7 @@ from integrity.address import mask_url
 from integrity.errors import LedgerError
 from integrity.settings import Settings
 
-SCHEMA_HEAD: Final = "0003"
+SCHEMA_HEAD: Final = "0004"
 """The newest Alembic revision; a test keeps it equal to the migration folder's."""
 
 _READ_ONLY: Final = "greenfly_read_only"

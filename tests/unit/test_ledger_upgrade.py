@@ -5,18 +5,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, inspect
 
+from integrity.assess.model import Outcome
 from integrity.ledger import Ledger, open_ledger
+from integrity.ledger.assessments import read_assessment, read_results
 from integrity.ledger.migrate import downgrade, upgrade
 from integrity.ledger.models import FindingClass, FindingState, PhaseName, RunKind, RunState
 from integrity.ledger.samples import add_sample, read_samples
 from integrity.ledger.steps import read_steps
 from integrity.ledger.sync_board import SyncBoard, SyncStatus, read_status
 from integrity.ledger.vocabulary import Direction, SyncState
+from integrity.ledger.waivers import add_waiver, read_waivers
 from integrity.settings import Settings, load_settings
 
 RUN = "20260101-000000-abcdef"
@@ -84,6 +88,7 @@ def test_taking_the_schema_back_keeps_what_the_first_version_knows(ledger: Ledge
 # -- 0002, the version before live moves -------------------------------------------------------------------------------
 
 LIVE_TABLES = {"sync", "step", "approval", "sample"}
+ASSESS_TABLES = {"assessment", "assessment_result", "waiver"}
 ROWS_OF_0002 = """
 UPDATE finding SET rule = 'typed-rewrite';
 UPDATE run SET parent_id = '20251231-000000-fedcba';
@@ -105,8 +110,10 @@ def ledger_of_0002(old_ledger: Path, settings: Settings) -> Path:
     return old_ledger
 
 
-def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table that revision 0002 knows."""
+def contents(
+    path: Path, without: set[str] = LIVE_TABLES | ASSESS_TABLES
+) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table that revision 0002, or another one, knows."""
     with closing(sqlite3.connect(path)) as connection:
         names = [
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -114,7 +121,7 @@ def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
         return {
             name: connection.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608
             for name in names
-            if name not in LIVE_TABLES | {"alembic_version"}
+            if name not in without | {"alembic_version"}
         }
 
 
@@ -152,3 +159,64 @@ def test_a_live_ledger_can_be_taken_back_and_loses_only_what_is_live(
         assert read_samples(again.engine, RUN) == []
         assert read_status(again.engine, RUN) is None
     assert contents(ledger_of_0002) == before
+
+
+# -- 0003, the version before assessments ------------------------------------------------------------------------------
+
+ROWS_OF_0003 = """
+INSERT INTO sync VALUES ('20260101-000000-abcdef', 'forward', 'following', 'tracking', 1, 2, 3, 4, 5, NULL, NULL, 6, 7,
+  '2026-01-01 00:00:10.000000', 0, NULL, NULL, 0, NULL);
+INSERT INTO step VALUES (1, '20260101-000000-abcdef', 0, 'gates', 'done', 30000, 1, NULL, NULL, '{}');
+INSERT INTO approval VALUES (1, '20260101-000000-abcdef', 'cutover', 'approved', 'ops',
+  '2026-01-01 00:00:10.000000', '');
+INSERT INTO sample VALUES (1, '20260101-000000-abcdef', 'sync', '2026-01-01 00:00:10.000000', '{}');
+"""
+
+
+@pytest.fixture
+def ledger_of_0003(ledger_of_0002: Path) -> Path:
+    """A ledger as revision 0003 made it, with a row in each of its tables."""
+    engine = create_engine(f"sqlite:///{ledger_of_0002}")
+    upgrade(engine, "0003")
+    engine.dispose()
+    with closing(sqlite3.connect(ledger_of_0002)) as connection:
+        connection.executescript(ROWS_OF_0003)
+    return ledger_of_0002
+
+
+def test_a_ledger_from_before_assessments_keeps_its_rows(ledger_of_0003: Path, settings: Settings) -> None:
+    before = contents(ledger_of_0003, ASSESS_TABLES)
+    assert all(before[name] for name in (*LIVE_TABLES, "run", "phase", "finding", "repair", "control"))
+
+    with closing(open_ledger(settings)) as opened:
+        assert set(inspect(opened.engine).get_table_names()) >= ASSESS_TABLES
+        assert read_assessment(opened.engine, RUN) is None
+        assert (read_results(opened.engine, RUN), read_waivers(opened.engine)) == ([], [])
+
+    assert contents(ledger_of_0003, ASSESS_TABLES) == before
+
+
+def test_a_ledger_with_assessments_can_be_taken_back_and_loses_only_these(
+    ledger_of_0003: Path, settings: Settings
+) -> None:
+    before = contents(ledger_of_0003, ASSESS_TABLES | {"event"})
+    with closing(open_ledger(settings)) as opened:
+        add_waiver(
+            opened.engine,
+            source="redis://blue:6379",
+            target="redis://green:6379",
+            check_id="commands.unknown",
+            outcome=Outcome.FOUND,
+            items=["lcs"],
+            why="retired on Friday",
+            by="ops",
+            until=datetime.now(UTC) + timedelta(days=1),
+            run_id=RUN,
+        )
+        downgrade(opened.engine, "0003")
+        assert ASSESS_TABLES.isdisjoint(inspect(opened.engine).get_table_names())
+    assert contents(ledger_of_0003, ASSESS_TABLES | {"event"}) == before
+
+    with closing(open_ledger(settings)) as again:
+        assert read_waivers(again.engine) == []
+        assert again.chain_state().intact
