@@ -1,0 +1,123 @@
+"""Whether Greenfly's users may do what a run needs, tried without effect on both sides."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from integrity.assess.acl_line import COPY_PARTS, LIVE_PARTS, least_privilege
+from integrity.assess.model import Check, Finding, Severity, found, passed, unknown
+from integrity.assess.needed_rights import Right, RunPart, Side, rights
+from integrity.assess.rights_probe import Answer, Tried, try_rights
+from integrity.assess.subject import Subject
+from integrity.settings import Settings
+from integrity.strategy import Strategy
+
+_LATER: Final = (RunPart.SYNC, RunPart.CUTOVER, RunPart.ROLLBACK)
+
+
+def _source(subject: Subject) -> Finding:
+    return _look(subject, "source")
+
+
+def _target(subject: Subject) -> Finding:
+    return _look(subject, "target")
+
+
+def _look(subject: Subject, side: Side) -> Finding:
+    endpoint = subject.source if side == "source" else subject.target
+    identity = subject.source_identity if side == "source" else subject.target_identity
+    engine = identity.engine
+    everything = rights(side, (*LIVE_PARTS, RunPart.NATIVE), engine)
+    tried = try_rights(endpoint, identity, everything)
+    now = rights(side, parts_of_the_copy(subject.settings, subject.strategy), engine)
+    line = least_privilege(side, _line_parts(subject.strategy), engine, tried.known)
+    evidence: dict[str, object] = {
+        "tried": len(everything),
+        "acl": line,
+        "acl_copy_only": least_privilege(side, _copy_parts(subject.strategy), engine, tried.known),
+    }
+    untold = tried.untold([right for right in everything if right.needed])
+    if untold:
+        return unknown(
+            Severity.WARNING,
+            f"{len(untold)} of {len(everything)} rights on the {side} cannot be tried"
+            f"{f': {tried.reason}' if tried.reason else ''}.",
+            f"Give the user the rights of this line, or see that it has them: {line}",
+            **evidence,
+            untried=[right.command for right in untold],
+        )
+    lacking = _by_part(tried, side, engine)
+    items = tuple(f"{part}: {name}" for part, names in lacking.items() for name in names)
+    remedy = f"Give them to the user; this line makes one that has all: {line}"
+    blocking = [right.command for right in tried.lacking(now) if right.needed]
+    if tried.every_key is Answer.REFUSED:
+        blocking.append("keys of every name (~*)")
+        items = (*items, "keys of every name (~*)")
+    if blocking:
+        severity = Severity.BLOCKING
+        summary = f"The run would be refused {_some(blocking)} on the {side}."
+    elif items:
+        severity = Severity.WARNING
+        summary = (
+            f"A copy can be made; {_some([right for names in lacking.values() for right in names])} would be "
+        )
+        summary += f"refused on the {side} later ({', '.join(lacking)})."
+    else:
+        return _optional(tried, everything, side, remedy, evidence)
+    return found(severity, summary, remedy, items=items, **evidence)
+
+
+def _optional(
+    tried: Tried, everything: tuple[Right, ...], side: Side, remedy: str, evidence: dict[str, object]
+) -> Finding:
+    without = {right.command: right.without for right in tried.lacking(everything) if right.without}
+    if not without:
+        return passed(f"Every command that a run may need on the {side} is allowed.", **evidence)
+    return found(
+        Severity.INFO,
+        f"What a run needs on the {side} is allowed; it does without {_some(list(without))}.",
+        remedy,
+        items=tuple(without),
+        **evidence,
+        without=without,
+    )
+
+
+def _by_part(tried: Tried, side: Side, engine: str) -> dict[str, list[str]]:
+    """Each part of a move that would be refused something that it needs."""
+    parts = (*COPY_PARTS, *_LATER)
+    lacking = {
+        part.value: [right.command for right in tried.lacking(rights(side, [part], engine)) if right.needed]
+        for part in parts
+    }
+    return {part: names for part, names in lacking.items() if names}
+
+
+def parts_of_the_copy(settings: Settings, strategy: Strategy) -> tuple[RunPart, ...]:
+    """What every run with these settings does before anything is followed."""
+    parts = [RunPart.ASSESS, RunPart.COPY]
+    if settings.snapshot.enabled:
+        parts.append(RunPart.SNAPSHOT)
+    if strategy is Strategy.NATIVE:
+        parts.append(RunPart.NATIVE)
+    return tuple(parts)
+
+
+def _line_parts(strategy: Strategy) -> tuple[RunPart, ...]:
+    return (*LIVE_PARTS, RunPart.NATIVE) if strategy is Strategy.NATIVE else LIVE_PARTS
+
+
+def _copy_parts(strategy: Strategy) -> tuple[RunPart, ...]:
+    return (*COPY_PARTS, RunPart.NATIVE) if strategy is Strategy.NATIVE else COPY_PARTS
+
+
+def _some(names: list[str]) -> str:
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - 6} more" if len(distinct) > 6 else ""
+    return ", ".join(distinct[:6]) + more
+
+
+CHECKS: Final = (
+    Check("rights.source", "Greenfly's rights on the source", Severity.BLOCKING, _source),
+    Check("rights.target", "Greenfly's rights on the target", Severity.BLOCKING, _target),
+)

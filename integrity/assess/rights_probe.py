@@ -1,0 +1,153 @@
+"""Trying whether commands are allowed, without running one.
+
+Each is queued in a transaction that is never executed: servers refuse what is unknown or not allowed when it is queued,
+and closing the connection throws the rest away.  What cannot be queued is tried by a use that fails before it does
+anything.  What a server refuses leaves an entry in its ACL LOG, as any refusal does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from integrity.assess.needed_rights import PROBE_KEY, Right
+from integrity.assess.versions import version_of
+from integrity.endpoint import Endpoint, Identity
+from integrity.replies import ErrorReply, Reply
+from integrity.wire import Connection, pack
+
+
+class Answer(StrEnum):
+    """What a server says to one command."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    UNKNOWN_COMMAND = "unknown-command"
+    UNTOLD = "untold"
+    """It cannot be known without running it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of each right, and of any key's name."""
+
+    answers: dict[str, Answer]
+    """By command."""
+    every_key: Answer
+    """Whether keys of any name may be touched."""
+    reason: str = ""
+    """Why something is untold."""
+
+    def of(self, right: Right) -> Answer:
+        """The answer to one."""
+        return self.answers.get(right.command, Answer.UNTOLD)
+
+    @property
+    def known(self) -> Collection[str]:
+        """Commands that the server has."""
+        return frozenset(
+            name for name, answer in self.answers.items() if answer is not Answer.UNKNOWN_COMMAND
+        )
+
+    def lacking(self, rights: Iterable[Right]) -> list[Right]:
+        """Those that the user does not have, or the server does not."""
+        return [
+            right
+            for right in rights
+            if self.of(right) is Answer.REFUSED
+            or (self.of(right) is Answer.UNKNOWN_COMMAND and not right.where_known and not self._has(right))
+        ]
+
+    def untold(self, rights: Iterable[Right]) -> list[Right]:
+        """Those of which nothing is known."""
+        return [right for right in rights if self.of(right) is Answer.UNTOLD]
+
+    def _has(self, right: Right) -> bool:
+        """Whether the server has a better command, which is used instead."""
+        return bool(right.better) and self.answers.get(right.better) is not Answer.UNKNOWN_COMMAND
+
+
+def try_rights(endpoint: Endpoint, identity: Identity, rights: Sequence[Right]) -> Tried:
+    """Try each of *rights*; nothing is changed on the server.
+
+    :raises ServerError: it cannot be reached.
+    """
+    by_command = {right.command: right for right in rights}
+    alone = {command: ask for command, ask in _ALONE.items() if command in by_command}
+    answers = {command: ask(endpoint, identity) for command, ask in alone.items()}
+    queued = [right for command, right in by_command.items() if command not in alone]
+    with endpoint.connect("rights") as connection:
+        opened, why = _begin(connection)
+        answers["multi"] = opened
+        if why:
+            untold = dict.fromkeys((right.command for right in queued), Answer.UNTOLD)
+            return Tried(untold | answers, Answer.UNTOLD, why)
+        replies = connection.exchange([_command(right) for right in queued if right.command != "multi"])
+        told = zip((right for right in queued if right.command != "multi"), replies, strict=True)
+        answers |= {right.command: _answer(reply) for right, reply in told}
+        other = connection.exchange([pack(b"TYPE", b"\xff" + PROBE_KEY)])[0]
+    return Tried(answers, _answer(other))
+
+
+def _begin(connection: Connection) -> tuple[Answer, str]:
+    """Begin a transaction; and why nothing must be sent into it, if so."""
+    opened = connection.exchange([pack(b"MULTI")])[0]
+    if isinstance(opened, ErrorReply):
+        return _answer(opened), f"MULTI is refused ({opened})"
+    # A proxy may take MULTI and yet run what follows: something harmless goes first.
+    for harmless in (pack(b"TYPE", PROBE_KEY), pack(b"PING"), pack(b"INFO", b"server")):
+        reply = connection.exchange([harmless])[0]
+        if reply == b"QUEUED":
+            return Answer.ALLOWED, ""
+        if not isinstance(reply, ErrorReply):
+            return Answer.UNTOLD, "commands after MULTI are run, not queued"
+    return Answer.ALLOWED, "nothing can be queued after MULTI"
+
+
+def _command(right: Right) -> bytes:
+    return pack(*right.command.upper().encode().split(b"|"), *right.arguments)
+
+
+def _answer(reply: Reply) -> Answer:
+    if not isinstance(reply, ErrorReply):
+        return Answer.ALLOWED
+    text = str(reply)
+    lower = text.lower()
+    if "NOPERM" in text or "has no permissions" in lower:
+        return Answer.REFUSED
+    if "unknown command" in lower or "unknown subcommand" in lower:
+        return Answer.UNKNOWN_COMMAND
+    if "not allowed" in lower:
+        # In a transaction, or (DEBUG) by the server's configuration.
+        return Answer.REFUSED if "command not allowed. if" in lower else Answer.UNTOLD
+    # It was looked at, so it is allowed: no memory, no replica, a script that runs.
+    return Answer.ALLOWED
+
+
+def _exec(endpoint: Endpoint, identity: Identity) -> Answer:
+    """A transaction of nothing, because EXEC runs what is queued."""
+    with endpoint.connect("rights") as connection:
+        opened, executed = connection.exchange([pack(b"MULTI"), pack(b"EXEC")])
+        return Answer.UNTOLD if isinstance(opened, ErrorReply) else _answer(executed)
+
+
+def _watch(endpoint: Endpoint, identity: Identity) -> Answer:
+    """Forgotten with the connection."""
+    with endpoint.connect("rights") as connection:
+        return _answer(connection.exchange([pack(b"WATCH", PROBE_KEY)])[0])
+
+
+def _psync(endpoint: Endpoint, identity: Identity) -> Answer:
+    """From Redis 7.0 on with an offset that is no number; 6.2 would send everything for that, but can queue it."""
+    with endpoint.connect("rights") as connection:
+        if identity.engine == "valkey" or version_of(identity.version) >= (7, 0):
+            return _answer(connection.exchange([pack(b"PSYNC", b"?", b"no-number")])[0])
+        opened = connection.exchange([pack(b"MULTI")])[0]
+        if isinstance(opened, ErrorReply):
+            return Answer.UNTOLD
+        return _answer(connection.exchange([pack(b"PSYNC", b"?", b"-1")])[0])
+
+
+_ALONE: Final = {"exec": _exec, "watch": _watch, "psync": _psync}
