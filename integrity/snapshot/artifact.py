@@ -9,6 +9,7 @@ from typing import Self
 
 from integrity.errors import ArtifactError
 from integrity.snapshot.files import open_seekable, open_stream
+from integrity.snapshot.foreign_walk import ForeignWalk
 from integrity.snapshot.header import (
     HEADER_NAME,
     MANIFEST_NAME,
@@ -20,7 +21,7 @@ from integrity.snapshot.header import (
 )
 from integrity.snapshot.manifest import ManifestReader
 from integrity.snapshot.sealing import SUFFIX, Keys, unseal
-from integrity.snapshot.walk import RdbWalk
+from integrity.snapshot.walk import RdbWalk, Walk
 
 
 class Artifact:
@@ -28,9 +29,13 @@ class Artifact:
 
     def __init__(self, directory: Path, header: Header, keys: Keys) -> None:
         suffix = SUFFIX if header.encrypted else ""
+        elsewhere = header.foreign.path if header.foreign is not None else None
         self.directory = directory
         self.header = header
-        self.rdb = directory / (RDB_NAME + suffix)
+        self.rdb_name = RDB_NAME if elsewhere else RDB_NAME + suffix
+        """As the header names it."""
+        self.rdb = Path(elsewhere) if elsewhere else directory / self.rdb_name
+        """Where it lies: a file that was only read stays where it was."""
         self.manifest = directory / (MANIFEST_NAME + suffix)
         self._keys = keys
 
@@ -52,9 +57,9 @@ class Artifact:
                 )
             header = sealed
         artifact = cls(directory, header, keys)
-        if set(header.files) != {artifact.rdb.name, artifact.manifest.name}:
+        if set(header.files) != {artifact.rdb_name, artifact.manifest.name}:
             raise ArtifactError(
-                f"{path} is damaged: it names other files than {artifact.rdb.name} and {artifact.manifest.name}.",
+                f"{path} is damaged: it names other files than {artifact.rdb_name} and {artifact.manifest.name}.",
                 "Use another snapshot, or another copy of this one.",
             )
         return artifact
@@ -69,10 +74,11 @@ class Artifact:
             yield reader
 
     @contextmanager
-    def open_rdb(self) -> Iterator[RdbWalk]:
+    def open_rdb(self) -> Iterator[Walk]:
         """The RDB file, at its beginning.
 
         :raises ArtifactError: it is missing or cannot be read.
         """
         with open_stream(self.rdb, self._keys) as stream:
-            yield RdbWalk(stream, self.rdb, self.header.rdb_version)
+            walk = RdbWalk if self.header.foreign is None else ForeignWalk
+            yield walk(stream, self.rdb, self.header.rdb_version)

@@ -17,7 +17,7 @@ from integrity.ledger import Ledger
 from integrity.ledger.database import reading
 from integrity.ledger.models import Artifact, Event, Run, RunState
 from integrity.snapshot.folder import LOCK_NAME, PARTIAL
-from integrity.snapshot.header import HEADER_NAME, Header, read_header
+from integrity.snapshot.header import HEADER_NAME, RDB_NAME, Header, read_header
 from integrity.snapshot.sealing import SUFFIX
 
 PRUNED_EVENT: Final = "snapshot.pruned"
@@ -199,11 +199,13 @@ def _wrong_files(path: Path, header: Header) -> str | None:
     expected: Mapping[str, int | None] = {name: entry.bytes for name, entry in header.files.items()}
     if header.encrypted:
         expected = {**expected, HEADER_NAME + SUFFIX: None}
+    elsewhere = header.foreign.path if header.foreign is not None else None
     for name, size in expected.items():
+        place = Path(elsewhere) if elsewhere and name == RDB_NAME else path / name
         try:
-            found = (path / name).stat().st_size
+            found = place.stat().st_size
         except OSError:
-            return f"{name} is missing"
+            return f"{name if place.parent == path else place} is missing"
         if size is not None and found != size:
             return f"{name} has {found:,} bytes instead of {size:,}"
     return None

@@ -20,7 +20,7 @@ from integrity.snapshot.header import HEADER_NAME, MANIFEST_NAME, RDB_NAME, Head
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.sealing import Keys
 from integrity.snapshot.totals import SnapshotTotals
-from integrity.snapshot.walk import Damage, RdbWalk
+from integrity.snapshot.walk import Damage, Walk
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
 
 _MOST_PROBLEMS: Final = 100
@@ -81,11 +81,10 @@ def inspect_snapshot(
     artifact = Artifact.open(directory, keys)
     inspection = Inspection(artifact.header)
     seen: dict[str, FileFacts] = {}
-    damaged = {
-        path.name for path in (artifact.rdb, artifact.manifest) if not _file_fits(path, inspection, seen)
-    }
+    places = {artifact.rdb_name: artifact.rdb, artifact.manifest.name: artifact.manifest}
+    damaged = {name for name, path in places.items() if not _file_fits(name, path, inspection, seen)}
     if recorded:
-        inspection.recorded = _as_recorded(directory, recorded, inspection, seen)
+        inspection.recorded = _as_recorded(artifact, recorded, inspection, seen)
     totals = SnapshotTotals()
     if artifact.manifest.name in damaged:
         # Where it is damaged cannot be told from inside, and a damaged one says nothing about the other file.
@@ -115,35 +114,35 @@ def require_whole(inspection: Inspection, directory: Path) -> None:
         )
 
 
-def _file_fits(path: Path, inspection: Inspection, seen: dict[str, FileFacts]) -> bool:
-    """Whether a file on the disk is the one that the header knows."""
-    entry = inspection.header.files[path.name]
+def _file_fits(name: str, path: Path, inspection: Inspection, seen: dict[str, FileFacts]) -> bool:
+    """Whether a file on the disk is the one that the header knows as *name*."""
+    entry = inspection.header.files[name]
     try:
-        facts = seen[path.name] = hash_file(path)
+        facts = seen[name] = hash_file(path)
     except ArtifactError as error:
-        inspection.add(Problem(path.name, error.problem))
+        inspection.add(Problem(name, error.problem))
         return False
     if facts.bytes != entry.bytes:
         inspection.add(
-            Problem(path.name, f"it has {facts.bytes:,} bytes, the header says {entry.bytes:,}", facts.bytes)
+            Problem(name, f"it has {facts.bytes:,} bytes, the header says {entry.bytes:,}", facts.bytes)
         )
     elif facts.xxh3_128 != entry.xxh3_128:
-        inspection.add(Problem(path.name, "its XXH3-128 is not the header's: it was changed or exchanged"))
+        inspection.add(Problem(name, "its XXH3-128 is not the header's: it was changed or exchanged"))
     elif entry.sha256 is not None and facts.sha256 != entry.sha256:
-        inspection.add(Problem(path.name, "its SHA-256 is not the header's: it was changed or exchanged"))
+        inspection.add(Problem(name, "its SHA-256 is not the header's: it was changed or exchanged"))
     else:
         return True
     return False
 
 
 def _as_recorded(
-    directory: Path, recorded: Mapping[str, str], inspection: Inspection, seen: Mapping[str, FileFacts]
+    artifact: Artifact, recorded: Mapping[str, str], inspection: Inspection, seen: Mapping[str, FileFacts]
 ) -> bool:
     """Whether the files are those that the ledger recorded when they were written."""
     same = True
     for name, digest in recorded.items():
         try:
-            facts = seen.get(name) or hash_file(directory / name)
+            facts = seen.get(name) or hash_file(artifact.directory / name)
         except ArtifactError as error:
             inspection.add(Problem(name, error.problem))
             same = False
@@ -160,7 +159,7 @@ def _check_rdb_alone(artifact: Artifact, inspection: Inspection) -> None:
             walk.drain()
             _check_plain_rdb(artifact, walk, inspection)
     except ArtifactError as error:
-        inspection.add(Problem(artifact.rdb.name, error.problem))
+        inspection.add(Problem(artifact.rdb_name, error.problem))
 
 
 def _check_rows(
@@ -191,17 +190,17 @@ def _check_rows(
             try:
                 walk.finish()
             except Damage as damage:
-                inspection.add(Problem(artifact.rdb.name, damage.what, damage.offset))
+                inspection.add(Problem(artifact.rdb_name, damage.what, damage.offset))
         walk.drain()
         _check_plain_rdb(artifact, walk, inspection)
 
 
-def _check_row(artifact: Artifact, walk: RdbWalk, row: ManifestRow, inspection: Inspection) -> None:
+def _check_row(artifact: Artifact, walk: Walk, row: ManifestRow, inspection: Inspection) -> None:
     try:
         walk.enter(row)
         walk.skim(row)
     except Damage as damage:
-        inspection.add(Problem(artifact.rdb.name, damage.what, damage.offset, row.database, row.key))
+        inspection.add(Problem(artifact.rdb_name, damage.what, damage.offset, row.database, row.key))
         walk.pass_over(row)
     kind = KIND_BY_RDB_TYPE[row.rdb_type]
     if row.digest is not None and kind != row.kind:
@@ -216,14 +215,14 @@ def _check_row(artifact: Artifact, walk: RdbWalk, row: ManifestRow, inspection: 
         )
 
 
-def _check_plain_rdb(artifact: Artifact, walk: RdbWalk, inspection: Inspection) -> None:
+def _check_plain_rdb(artifact: Artifact, walk: Walk, inspection: Inspection) -> None:
     """What the whole file tells, when it was read to its end."""
     entry = artifact.header.plain_files().get(RDB_NAME)
-    told = any(problem.file == artifact.rdb.name for problem in inspection.problems)
+    told = any(problem.file == artifact.rdb_name for problem in inspection.problems)
     if entry is not None and (entry.bytes, entry.xxh3_128) != (walk.size, walk.xxh3) and not told:
-        inspection.add(Problem(artifact.rdb.name, "its plain content is not the one that the header knows"))
+        inspection.add(Problem(artifact.rdb_name, "its plain content is not the one that the header knows"))
     if not walk.checksum_fits and not told:
-        inspection.add(Problem(artifact.rdb.name, "its CRC-64 does not fit", max(0, walk.size - 8)))
+        inspection.add(Problem(artifact.rdb_name, "its CRC-64 does not fit", max(0, walk.size - 8)))
 
 
 def _check_totals(header: Header, totals: SnapshotTotals, inspection: Inspection) -> None:
@@ -248,4 +247,4 @@ def _check_totals(header: Header, totals: SnapshotTotals, inspection: Inspection
 
 
 def _named(error: ArtifactError, artifact: Artifact) -> str:
-    return artifact.manifest.name if MANIFEST_NAME in error.problem else artifact.rdb.name
+    return artifact.manifest.name if MANIFEST_NAME in error.problem else artifact.rdb_name

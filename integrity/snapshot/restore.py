@@ -11,26 +11,23 @@ in the way goes through a temporary key and RENAME.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
-
-import anycrc
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import Refused, ServerError
 from integrity.kinds.base import plural
-from integrity.kinds.pieces import PieceSize
+from integrity.kinds.pieces import Piece, PieceSize
+from integrity.rdb.payload import payload_of
+from integrity.rdb.pieces import comes_in_pieces
 from integrity.replies import ErrorReply, Reply
 from integrity.settings import BigValueSettings, ConflictPolicy
 from integrity.snapshot.artifact import Artifact
-from integrity.snapshot.decode import Body, comes_in_pieces
-from integrity.snapshot.encode import STRING
 from integrity.snapshot.header import Header
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.restore_big import BigRestorer
 from integrity.snapshot.totals import RefusedKey, RestoreTotals
-from integrity.snapshot.walk import RdbWalk
 from integrity.transfer.payload import downgraded, lowest_rdb_version, relabelled
 from integrity.transfer.place import Busy, busy_positions, replace_busy
 from integrity.transfer.rewrite import ENDS_THE_RUN
@@ -39,7 +36,6 @@ from integrity.wire import Connection, argument, pack
 
 _MEANWHILE: Final = "the target was empty, and has got this key meanwhile"
 _BATCH_BYTES: Final = 4 * 1024 * 1024
-_CRC64: Final = anycrc.Model("CRC64-REDIS")
 
 
 @dataclass(slots=True)
@@ -58,12 +54,6 @@ class _Batch:
         self.rows.append(row)
         self.payloads.append(payload)
         self.size += row.length
-
-
-def payload_of(rdb_type: int, body: bytes, rdb_version: int) -> bytes:
-    """A DUMP payload: type, body, RDB version, CRC-64."""
-    data = bytes([rdb_type]) + body + rdb_version.to_bytes(2, "little")
-    return data + int(_CRC64.calc(data)).to_bytes(8, "little")
 
 
 def check_target(
@@ -164,7 +154,11 @@ class Restorer:
                     self._send(target, batch)
                     batch = _Batch()
                 if row.length > self._big_bytes and comes_in_pieces(row.rdb_type, version):
-                    batch = self._restore_big(target, walk, number, row, batch)
+                    if batch.rows:
+                        self._send(target, batch)
+                        batch = _Batch()
+                    self._acknowledge(target)
+                    self._restore_big(target, number, row, walk.pieces(row, self._piece))
                 else:
                     batch.add(number, row, self._payload(row, walk.body(row)))
             if batch.rows:
@@ -174,21 +168,12 @@ class Restorer:
         return self.totals
 
     def _restore_big(
-        self, target: Connection, walk: RdbWalk, number: int, row: ManifestRow, batch: _Batch
-    ) -> _Batch:
-        """Write one big key behind what is in *batch*; returns the batch that goes on."""
-        body = Body(walk.chunks(row))
-        if row.rdb_type == STRING and body.is_compressed():
-            batch.add(number, row, self._payload(row, b"".join(body.rest())))
-            return batch
-        if batch.rows:
-            self._send(target, batch)
-        self._acknowledge(target)
+        self, target: Connection, number: int, row: ManifestRow, pieces: Iterator[Piece]
+    ) -> None:
+        """Write one big key; no batch is under way."""
         target.select(row.database)
-        big = BigRestorer(
-            target, self._identity, names=self._temporary, conflict=self._conflict, limit=self._piece
-        )
-        outcome = big.write(row, body)
+        big = BigRestorer(target, self._identity, names=self._temporary, conflict=self._conflict)
+        outcome = big.write(row, pieces)
         written = outcome.what == "written"
         self.totals.written += written
         self.totals.in_pieces += written
@@ -201,7 +186,6 @@ class Restorer:
                 detail = outcome.detail or _MEANWHILE
                 self.totals.refused.append(RefusedKey(row.database, row.key, row.kind, detail))
         self._on_progress(1, row.length if written else 0)
-        return _Batch()
 
     def _payload(self, row: ManifestRow, body: bytes) -> bytes:
         return payload_of(row.rdb_type, body, self._version_for(row.rdb_type))

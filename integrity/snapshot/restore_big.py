@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 from integrity.endpoint import Identity
 from integrity.kinds import KINDS
-from integrity.kinds.pieces import Piece, PieceSize, WriteRefused
+from integrity.kinds.pieces import Piece, WriteRefused
+from integrity.rdb.errors import MalformedBody
 from integrity.replies import ErrorReply
 from integrity.settings import ConflictPolicy
-from integrity.snapshot.decode import Body, MalformedBody, pieces_of
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.walk import Damage
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
@@ -49,33 +49,31 @@ class BigRestorer:
         *,
         names: TemporaryNames,
         conflict: ConflictPolicy,
-        limit: PieceSize,
     ) -> None:
         self._target = target
         self._in_transaction = identity.parses_before_replacing
         self._names = names
         self._replace = conflict is ConflictPolicy.REPLACE
-        self._limit = limit
 
-    def write(self, row: ManifestRow, body: Body) -> Outcome:
-        """Write one key; *body* is used up, whatever happens.
+    def write(self, row: ManifestRow, pieces: Iterator[Piece]) -> Outcome:
+        """Write one key; *pieces* are used up, whatever happens.
 
         :raises Damage: the body is not the one of the manifest; nothing is left of it.
         :raises ServerError: the target is lost, full, read-only or refuses this user.
         """
         if not self._replace and self._target.command(b"EXISTS", row.key):
-            _drain(body.rest())
+            _drain(pieces)
             return Outcome("kept")
         temporary = self._names.name(_SLOT, row.key)
         try:
-            return self._write(row, temporary, pieces_of(row.rdb_type, body, self._limit))
+            return self._write(row, temporary, pieces)
         except (WriteRefused, MalformedBody) as error:
             self._target.command(b"UNLINK", temporary)
             if isinstance(error, WriteRefused):
                 about_server = self._target.error_for(error.reply, "writing in pieces")
                 if isinstance(about_server, ENDS_THE_RUN):
                     raise about_server from error
-            _drain(body.rest())
+            _drain(pieces)
             what = "the target refused it" if isinstance(error, WriteRefused) else "its body cannot be read"
             return Outcome("refused", f"{what}: {error}")
         except Damage:
@@ -110,6 +108,6 @@ class BigRestorer:
         return Outcome("written")
 
 
-def _drain(rest: Iterator[bytes]) -> None:
-    for _ in rest:
+def _drain(pieces: Iterator[Piece]) -> None:
+    for _ in pieces:
         pass

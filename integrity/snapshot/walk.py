@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anycrc
 import xxhash
 from xxhash import xxh3_64_intdigest
 
 from integrity.errors import ArtifactError
+from integrity.kinds.pieces import Piece, PieceSize
+from integrity.rdb.body import Body
+from integrity.rdb.errors import MalformedBody
+from integrity.rdb.pieces import pieces_of
 from integrity.snapshot.files import CHUNK_BYTES, Stream
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.rdb import AUX, EOF, encode_entry_head, encode_select, magic
@@ -40,15 +44,73 @@ class Damage(ArtifactError):
         self.row = row
 
 
-class RdbWalk:
-    """Walks along one RDB file, for each row :meth:`enter` and one of :meth:`body`, :meth:`chunks` and :meth:`skim`.
+class Walk(Protocol):
+    """Walks along one RDB file, for each row :meth:`enter` and one of :meth:`body`, :meth:`pieces` and :meth:`skim`.
 
     Then :meth:`finish`.
     """
 
+    @property
+    def at_end(self) -> bool:
+        """Whether the file has been read to its end."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file, after :meth:`finish` or :meth:`drain`."""
+
+    @property
+    def xxh3(self) -> str:
+        """XXH3-128 of the plain bytes, after :meth:`finish` or :meth:`drain`."""
+
+    @property
+    def checksum_fits(self) -> bool:
+        """Whether the CRC-64 at the end is that of what stands before it; after :meth:`finish` or :meth:`drain`."""
+
+    def enter(self, row: ManifestRow) -> None:
+        """Go to the beginning of a row's body, and check all that stands before it.
+
+        :raises Damage: something else stands there.  The next row can still be entered.
+        """
+
+    def body(self, row: ManifestRow) -> bytes:
+        """The row's body, and check its hash.
+
+        :raises Damage: the file ends within it, or it was changed.
+        """
+
+    def skim(self, row: ManifestRow) -> None:
+        """Check the row's body without holding it.
+
+        :raises Damage: as in :meth:`body`.
+        """
+
+    def pieces(self, row: ManifestRow, limit: PieceSize) -> Iterator[Piece]:
+        """The row's value in pieces, which are proved only when the last one has been taken.
+
+        :raises MalformedBody: it is not what its type says.
+        :raises Damage: as in :meth:`body`.
+        """
+
+    def pass_over(self, row: ManifestRow) -> None:
+        """Go to where a row's body ends, after damage in it or before it."""
+
+    def finish(self) -> None:
+        """Read to the end.
+
+        :raises Damage: what follows the last key is not the file's end, or its CRC-64 does not fit.
+        """
+
+    def drain(self) -> None:
+        """Read to the end, whatever it is."""
+
+
+class RdbWalk:
+    """A :class:`Walk` along a file that Greenfly wrote."""
+
     def __init__(self, stream: Stream, path: Path, rdb_version: int) -> None:
         self._stream = stream
         self._path = path
+        self._rdb_version = rdb_version
         self._magic = magic(rdb_version)
         self._model = anycrc.Model("CRC64-REDIS")
         self._crc: int = 0
@@ -143,6 +205,20 @@ class RdbWalk:
             yield piece
         if row.body_xxh3 is not None and state.intdigest() != row.body_xxh3:
             raise Damage(self._path, "this key's value was changed", start, row)
+
+    def pieces(self, row: ManifestRow, limit: PieceSize) -> Iterator[Piece]:
+        """The row's value in pieces, which are proved only when the last one has been taken.
+
+        :raises MalformedBody: it is not what its type says.
+        :raises Damage: as in :meth:`body`.
+        """
+        body = Body(self.chunks(row))
+        try:
+            yield from pieces_of(row.rdb_type, body, limit, self._rdb_version)
+            body.finish()
+        except MalformedBody:
+            self.pass_over(row)
+            raise
 
     def pass_over(self, row: ManifestRow) -> None:
         """Go to where a row's body ends, after damage in it or before it."""

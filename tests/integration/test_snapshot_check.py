@@ -414,7 +414,7 @@ def test_a_folder_that_is_no_snapshot_and_one_of_a_newer_version_are_told(
     path = plain.folder / "header.json"
     original = path.read_text()
     for content, word in (
-        (original.replace("greenfly-snapshot/2", "greenfly-snapshot/3"), "greenfly-snapshot/3"),
+        (original.replace("greenfly-snapshot/2", "greenfly-snapshot/4"), "greenfly-snapshot/4"),
         ("{}", "not the header"),
         ("[]", "not the header"),
         ("\0\xff", "not JSON"),

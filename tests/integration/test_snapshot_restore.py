@@ -14,13 +14,14 @@ import pytest
 from greenfly.demo.dataset import fill
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint
+from integrity.rdb.payload import payload_of
 from integrity.settings import BigValueSettings, ConflictPolicy, EndpointSettings
 from integrity.snapshot import prove, restore
 from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.files import hash_file
 from integrity.snapshot.header import FileEntry, read_header
 from integrity.snapshot.manifest import read_manifest
-from integrity.snapshot.restore import Restorer, payload_of
+from integrity.snapshot.restore import Restorer
 from integrity.snapshot.sealing import NO_KEYS
 from integrity.verify.look import look
 from tests.cli import CompletedRun, Greenfly
