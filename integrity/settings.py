@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from integrity.assess.settings import AssessSettings
+from integrity.audit.settings import AuditSettings
 from integrity.errors import ConfigurationError
 from integrity.native.settings import NativeSettings
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
@@ -334,6 +335,7 @@ class Settings(BaseSettings):
     cutover: CutoverSettings = CutoverSettings()
     rollback: RollbackSettings = RollbackSettings()
     watch: WatchSettings = WatchSettings()
+    audit: AuditSettings = AuditSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL; SQLite in the state folder by default"

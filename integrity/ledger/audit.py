@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from sqlalchemy import Connection, select
 
@@ -73,24 +74,79 @@ class ChainState:
         return self.broken_at is None
 
 
-def verify_chain(connection: Connection) -> ChainState:
-    """Walk the whole chain, oldest first."""
-    previous, expected = GENESIS, 1
-    for event in _events(connection):
-        if event.sequence != expected:
-            return ChainState(expected - 1, previous, expected, f"event {expected} is missing")
-        if event.previous_hash != previous:
-            return ChainState(expected - 1, previous, expected, "it does not follow the event before it")
+class Link(Protocol):
+    """An event as the chain holds it, from the ledger or from anywhere else."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def run_id(self) -> str | None: ...
+    @property
+    def at(self) -> str: ...
+    @property
+    def actor(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def payload(self) -> str: ...
+    @property
+    def previous_hash(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+
+
+class ChainWalk:
+    """A walk along the chain, oldest event first, that says where an event does not fit."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.head = GENESIS
+
+    def problem_of(self, link: Link) -> str | None:
+        """What is wrong with the next event; the walk goes on behind it only where nothing is."""
+        expected = self.events + 1
+        if link.sequence != expected:
+            return f"event {expected} is missing"
+        if link.previous_hash != self.head:
+            return "it does not follow the event before it"
         actual = event_hash(
-            previous, event.sequence, event.run_id, event.at, event.actor, event.kind, event.payload
+            self.head, link.sequence, link.run_id, link.at, link.actor, link.kind, link.payload
         )
-        if actual != event.hash:
-            return ChainState(expected - 1, previous, expected, "its content was changed")
-        previous, expected = event.hash, expected + 1
-    return ChainState(expected - 1, previous, None, None)
+        if actual != link.hash:
+            return "its content was changed"
+        self.events, self.head = expected, link.hash
+        return None
+
+    def pass_over(self, sequence: int, known_hash: str) -> str | None:
+        """The next event, of which only the hash is known: the event after it must follow from that hash."""
+        expected = self.events + 1
+        if sequence != expected:
+            return f"event {expected} is missing"
+        self.events, self.head = expected, known_hash
+        return None
+
+    def state(self, problem: str | None = None) -> ChainState:
+        """What was found; *problem* is that of the next event."""
+        return ChainState(self.events, self.head, None if problem is None else self.events + 1, problem)
 
 
-def _events(connection: Connection) -> Iterator[Event]:
+def verify_chain(connection: Connection, seen: Callable[[Event], None] | None = None) -> ChainState:
+    """Walk the whole chain, oldest first.
+
+    :param seen: told of each event that fits.
+    """
+    walk = ChainWalk()
+    for event in events_of(connection):
+        problem = walk.problem_of(event)
+        if problem is not None:
+            return walk.state(problem)
+        if seen is not None:
+            seen(event)
+    return walk.state()
+
+
+def events_of(connection: Connection) -> Iterator[Event]:
+    """All events, oldest first, some at a time."""
     columns = select(*Event.__table__.columns).order_by(Event.sequence)
     for row in connection.execution_options(yield_per=1000).execute(columns):
         yield Event(**row._mapping)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 
@@ -34,13 +34,22 @@ class RunHandle:
     """The writing side of one run, for the process that owns it and its workers.  Not thread-safe.
 
     :param owner: the token under which the run is held; a new one by default.
+    :param ended: called when the end of the run is recorded.
     """
 
-    def __init__(self, engine: Engine, run_id: str, lease_seconds: float, owner: str | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        run_id: str,
+        lease_seconds: float,
+        owner: str | None = None,
+        ended: Callable[[Engine], None] | None = None,
+    ) -> None:
         self.engine = engine
         self.id = run_id
         self.owner = owner or f"{process_name()}:{secrets.token_hex(4)}"
         """Process ids come again; the token makes the owner of the lease unmistakable."""
+        self._ended = ended
         self._lease_seconds = lease_seconds
         self._lease_renewed = monotonic()
         self._checkpoints = CheckpointWriter(engine, run_id)
@@ -258,6 +267,8 @@ class RunHandle:
                 f"run.{state.value}",
                 {"verdict": verdict.value if verdict else None, "reason": reason, "error": error},
             )
+        if self._ended is not None:
+            self._ended(self.engine)
 
     def let_go(self) -> None:
         """Leave the run open, for whoever takes it over."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Engine, insert, select, update
 
+from integrity.audit.settings import AuditSettings
 from integrity.checksum import DEFINITION
 from integrity.errors import Refused
 from integrity.ledger import audit
@@ -43,11 +44,18 @@ def open_ledger(settings: Settings) -> Ledger:
 
     :raises LedgerError: the state folder or the database cannot be used.
     """
-    return Ledger(open_engine(settings))
+    return Ledger(open_engine(settings), settings.audit)
 
 
 class Ledger(LedgerReader):
-    """The ledger of one state folder or database."""
+    """The ledger of one state folder or database.
+
+    :param audit_settings: who signs its head when a run has ended.
+    """
+
+    def __init__(self, engine: Engine, audit_settings: AuditSettings) -> None:
+        super().__init__(engine)
+        self._audit_settings = audit_settings
 
     def close(self) -> None:
         """Give back all database connections."""
@@ -66,7 +74,7 @@ class Ledger(LedgerReader):
         :param parent_id: the run that this one rests on; for a repair, the one that it repairs.
         """
         now, run_id = datetime.now(UTC), new_run_id()
-        handle = RunHandle(self.engine, run_id, settings.lease_seconds)
+        handle = RunHandle(self.engine, run_id, settings.lease_seconds, ended=self._seal())
         with writing(self.engine) as connection:
             connection.execute(
                 insert(Run).values(
@@ -96,7 +104,8 @@ class Ledger(LedgerReader):
 
         :raises Refused: it has ended by itself, or another process still renews its lease.
         """
-        now, handle = datetime.now(UTC), RunHandle(self.engine, run_id, lease_seconds)
+        now = datetime.now(UTC)
+        handle = RunHandle(self.engine, run_id, lease_seconds, ended=self._seal())
         with writing(self.engine) as connection:
             taken = connection.execute(
                 update(Run)
@@ -130,6 +139,15 @@ class Ledger(LedgerReader):
                 )
             raise Refused(f"Run {run_id} has ended ({run.state.value}).", "Start a new one.")
         return handle
+
+    def _seal(self) -> Callable[[Engine], None] | None:
+        """What signs the head when a run has ended; a key that cannot be used is told before the run begins."""
+        if not self._audit_settings.signs and self._audit_settings.checkpoint_file is None:
+            return None
+        from integrity.audit.seal import Seal
+
+        seal = Seal.of(self._audit_settings, self.engine)
+        return seal.run_ended if seal is not None else None
 
     def join(self, run_id: str, owner: str, lease_seconds: float) -> RunHandle:
         """A handle for a worker process of the run's owner, to write checkpoints, findings and measurements with.

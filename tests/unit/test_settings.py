@@ -293,6 +293,7 @@ def test_the_public_view_names_settings_as_a_file_does() -> None:
             "cutover",
             "rollback",
             "watch",
+            "audit",
             "state_dir",
             "ledger_url",
             "label",
