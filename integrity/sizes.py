@@ -14,7 +14,7 @@ from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, argument, arguments_of, every, pack
 
 MEMORY_USAGE: Final = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
-_LENGTHS: Final[dict[bytes, bytes]] = {
+LENGTH_COMMANDS: Final[dict[bytes, bytes]] = {
     b"string": b"*2\r\n$6\r\nSTRLEN\r\n",
     b"hash": b"*2\r\n$4\r\nHLEN\r\n",
     b"list": b"*2\r\n$4\r\nLLEN\r\n",
@@ -39,10 +39,10 @@ def sizes_by_length(connection: Connection, keys: Sequence[bytes], types: Sequen
     :param types: as TYPE answers.
     :raises ServerError: the connection is lost.
     """
-    known = [i for i, name in enumerate(types) if name in _LENGTHS]
-    connection.send(b"".join([_LENGTHS[types[i]] + argument(keys[i]) for i in known]))
+    known = [i for i, name in enumerate(types) if name in LENGTH_COMMANDS]
+    connection.send(b"".join([LENGTH_COMMANDS[types[i]] + argument(keys[i]) for i in known]))
     sizes = [0] * len(keys)
-    many = [i for i, name in enumerate(types) if name not in _LENGTHS and name != b"none"]
+    many = [i for i, name in enumerate(types) if name not in LENGTH_COMMANDS and name != b"none"]
     for i, length in zip(known, connection.receive_many(len(known)), strict=True):
         if not isinstance(length, int):
             continue  # Another type by now; whoever reads it finds out.

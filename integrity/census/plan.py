@@ -1,0 +1,99 @@
+"""Which keys a census looks at: all, or a random sample.
+
+SCAN walks a hash table.  Redis and Valkey hash names with SipHash and a seed that is drawn at every start, and walk in
+the order of the reversed bits of the hash: whatever stretch of that order is read, its keys are as good as drawn by
+lot, independent of their names, ages and sizes.  A sample is therefore a number of stretches that begin at random
+places: with the bits of a 64-bit number reversed, the cursor that lies at any given share of the way, whatever the size
+of the table.  Each database gives keys in proportion to how many it has.
+
+RANDOMKEY is not used: it favours keys whose neighbours in the table are few, and costs a command for every key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+_FEWEST: Final = 100
+"""So many keys of each database are looked at, however small its part is, where there is room."""
+_FOR_THE_FEWEST: Final = 10
+"""No more than this part of the sample goes to them."""
+_MOST_PLACES: Final = 16
+_KEYS_PER_PLACE: Final = 1000
+_BITS: Final = 64
+
+
+@dataclass(slots=True)
+class Stretch:
+    """A part of one database's SCAN order, read page by page."""
+
+    database: int
+    cursor: int = 0
+    quota: int | None = None
+    """Keys after which it is done; None: it is read to the end."""
+    wraps: bool = False
+    """Whether it goes on at the beginning when it comes to the end."""
+    taken: int = 0
+    done: bool = False
+    ended: bool = False
+    """It came to the end of the database."""
+    refused: bool = False
+    """The server did not take the cursor that it began with."""
+
+    def wanted(self, page: int) -> int:
+        """How many keys the next SCAN asks for."""
+        return page if self.quota is None else max(1, min(page, self.quota - self.taken))
+
+    def advance(self, cursor: int, keys: int) -> None:
+        """A page has been read."""
+        self.cursor = cursor
+        self.taken += keys
+        if self.quota is not None and self.taken >= self.quota:
+            self.done = True
+        if not cursor:
+            self.ended = not self.wraps
+            self.done = self.done or self.ended
+            self.wraps = False
+
+
+def quotas(present: Mapping[int, int], sample: int) -> dict[int, int | None]:
+    """How many keys of each database belong in a sample; None where that is all of them.
+
+    :param present: keys by database.
+    :param sample: at most this many over all databases.
+    """
+    total = sum(present.values())
+    if total <= sample:
+        return dict.fromkeys(present)
+    fewest = min(_FEWEST, sample // (_FOR_THE_FEWEST * max(1, len(present))))
+    rest = sample - fewest * len(present)
+    wanted = {database: fewest + rest * keys // total for database, keys in present.items()}
+    return {
+        database: None if count >= present[database] else max(1, count) for database, count in wanted.items()
+    }
+
+
+def stretches(database: int, quota: int | None, chance: Random, *, anywhere: bool) -> list[Stretch]:
+    """The stretches of one database: all of it, or *quota* keys from random places.
+
+    :param anywhere: the server takes any number for a cursor; else there is one stretch, from the beginning.
+    """
+    if quota is None:
+        return [Stretch(database)]
+    if not anywhere:
+        return [Stretch(database, quota=quota)]
+    places = max(1, min(_MOST_PLACES, quota // _KEYS_PER_PLACE))
+    first = chance.random() / places
+    per_place, more = divmod(quota, places)
+    return [
+        Stretch(database, cursor_at(first + place / places), per_place + (place < more), wraps=True)
+        for place in range(places)
+    ]
+
+
+def cursor_at(share: float) -> int:
+    """The cursor at this share of the way through any table: the reversed bits of a number."""
+    number = min(int(share * (1 << _BITS)), (1 << _BITS) - 1)
+    return int(format(number, f"0{_BITS}b")[::-1], 2)
