@@ -22,6 +22,7 @@
         ├── PermissionRefused        the user lacks the right to run a command            (exit x4)
         ├── ServerFull               out of memory                                        (exit x5)
         ├── ServerReadOnly           a read-only replica, or writes refused               (exit x6)
+        ├── ReplicationFailed        its own replication did not come to its end          (exit x9)
         └── ProtocolError            an answer that is not understood                     (exit x9)
 
 ``x`` is 1 for the source and 2 for the target; :mod:`greenfly.exit_codes` holds the table that people read.
@@ -167,6 +168,10 @@ class ServerFull(ServerError):
 
 class ServerReadOnly(ServerError):
     """The server refuses writes."""
+
+
+class ReplicationFailed(ServerError):
+    """The server's own replication did not come to its end; it is no replica any more, and holds only a part."""
 
 
 class ProtocolError(ServerError):

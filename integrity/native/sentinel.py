@@ -1,0 +1,114 @@
+"""A key per database that is written to blue and waited for on green: offsets alone are only what the two say.
+
+It holds a token of this process, expires by itself should nobody remove it, and never replaces a key that is there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from integrity.endpoint import Endpoint
+from integrity.errors import ServerError
+from integrity.replies import ErrorReply
+from integrity.wire import Connection, pack
+
+_EXPIRES_MS: Final = 60_000
+
+
+class Sentinels:
+    """The sentinel keys of one wait.
+
+    :param source: blue, as a user that may write there.
+    :param key: their name, the same in each database; empty: there are none.
+    """
+
+    def __init__(self, source: Endpoint, target: Endpoint, key: str) -> None:
+        self._source = source
+        self._target = target
+        self._key = key.encode()
+        self._token = secrets.token_hex(16).encode()
+        self._planted: set[int] = set()
+        self.refusal = "" if key else "native.sentinel_key is empty"
+        """Why there are none, or not in every database."""
+
+    @property
+    def databases(self) -> tuple[int, ...]:
+        """Where they are."""
+        return tuple(sorted(self._planted))
+
+    def plant(self, databases: Iterable[int]) -> None:
+        """Write them to blue; where that is not allowed, :attr:`refusal` says so, and only offsets are left.
+
+        :raises ServerError: blue is lost.
+        """
+        if not self._key:
+            return
+        with self._source.connect("native") as connection:
+            for database in databases:
+                connection.select(database)
+                reply = connection.exchange(
+                    [pack(b"SET", self._key, self._token, b"NX", b"PX", b"%d" % _EXPIRES_MS)]
+                )[0]
+                if reply == b"OK":
+                    self._planted.add(database)
+                elif isinstance(reply, ErrorReply):
+                    # Not allowed, full, fenced: whatever it is, offsets are left.
+                    self.refusal = connection.error_for(reply, "SET").problem
+                    return
+                else:
+                    self.refusal = f"blue has a key of that name in database {database}"
+
+    def arrived(self) -> bool:
+        """Whether green has each of them.
+
+        :raises ServerError: green is lost, or loads again.
+        """
+        return not self._planted or self._missing() == set()
+
+    def gone(self) -> bool:
+        """Whether green has none of them any more.
+
+        :raises ServerError: green is lost, or loads again.
+        """
+        return not self._planted or self._missing() == self._planted
+
+    def remove(self) -> None:
+        """Delete them from blue.
+
+        :raises ServerError: blue is lost, or refuses.
+        """
+        self._delete(self._source)
+
+    def remove_from_green(self) -> None:
+        """Delete what is left of them on green, which must not be a replica any more.
+
+        :raises ServerError: green is lost, or refuses.
+        """
+        self._delete(self._target)
+
+    def give_up(self) -> None:
+        """Delete them from blue if that can be done; else they expire."""
+        with suppress(ServerError):
+            self._delete(self._source)
+
+    def _missing(self) -> set[int]:
+        with self._target.connect("native") as connection:
+            return {database for database in self._planted if not self._is_ours(connection, database)}
+
+    def _delete(self, endpoint: Endpoint) -> None:
+        if not self._planted:
+            return
+        with endpoint.connect("native") as connection:
+            for database in self._planted:
+                if self._is_ours(connection, database):
+                    connection.command(b"DEL", self._key)
+
+    def _is_ours(self, connection: Connection, database: int) -> bool:
+        connection.select(database)
+        reply = connection.exchange([pack(b"GET", self._key)])[0]
+        if isinstance(reply, ErrorReply) and not str(reply).startswith("WRONGTYPE"):
+            raise connection.error_for(reply, "GET")
+        return reply == self._token
