@@ -1,19 +1,19 @@
-"""Which commands applications have really used on one server that another one does not know.
-
-By the first server's own count (INFO commandstats) and the second one's own COMMAND table; no list is kept by hand.
-What this cannot see: options and subcommands that differ, and commands that were not used since the counts began.
-"""
+"""Which commands applications have really used on one server, by its own counts (INFO commandstats)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from integrity.assess.command_table import CommandTable
 from integrity.endpoint import Endpoint, read_info
-from integrity.errors import ProtocolError
 
-_OWN: Final = frozenset({"psync", "sync", "replconf", "dump", "restore", "object", "migrate"})
-"""Used by replicas and migration tools, not by applications; DUMP and RESTORE are known everywhere anyway."""
+_PREFIX: Final = "cmdstat_"
+REPLICATION: Final = frozenset({"psync", "sync", "replconf"})
+"""Sent by replicas only."""
+MIGRATION_TOOLS: Final = frozenset({"dump", "restore", "restore-asking", "migrate", "object"})
+"""Sent by tools that move or look at keys, Greenfly among them; applications rarely use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,40 +21,69 @@ class CommandUse:
     """A command and how often it was called."""
 
     name: str
-    """Lower case, without a subcommand."""
+    """Lower case; with its subcommand, as ``xgroup|create``, where the server counts those."""
     calls: int
+    """Executed; with those that scripts made."""
+    failed: int = 0
+    """Of the calls, those that ended in an error."""
+    rejected: int = 0
+    """Refused before they were executed, and in no other count."""
+
+    @property
+    def container(self) -> str:
+        """The name without a subcommand."""
+        return self.name.partition("|")[0]
+
+    @property
+    def always_fails(self) -> bool:
+        """Whether no call has succeeded."""
+        return self.failed >= self.calls
+
+    def to_dict(self, total: int) -> dict[str, object]:
+        """Plain JSON values; the share is of *total* calls."""
+        share = round(self.calls / total, 6) if total else 0.0
+        return {"calls": self.calls, "share": share, "failed": self.failed, "rejected": self.rejected}
+
+
+def used_commands(info: Mapping[str, str]) -> list[CommandUse]:
+    """Every command that INFO counts, the most used first; empty where the server does not count.
+
+    :param info: as :func:`~integrity.endpoint.read_info` returns it, the section ``commandstats`` included.
+    """
+    uses = []
+    for name, value in info.items():
+        if name.startswith(_PREFIX):
+            facts = dict(part.partition("=")[::2] for part in value.split(","))
+            counts = [_count(facts.get(fact)) for fact in ("calls", "failed_calls", "rejected_calls")]
+            uses.append(CommandUse(name.removeprefix(_PREFIX).lower().replace(" ", "|"), *counts))
+    return sorted(uses, key=lambda use: (-use.calls, use.name))
+
+
+def calls_by_container(uses: list[CommandUse]) -> dict[str, int]:
+    """Calls of each command, those of its subcommands together; only what was called."""
+    calls: dict[str, int] = {}
+    for use in uses:
+        if use.calls:
+            calls[use.container] = calls.get(use.container, 0) + use.calls
+    return calls
 
 
 def unknown_commands(used_on: Endpoint, known_by: Endpoint) -> list[CommandUse]:
-    """Commands used on the one server that the other does not know, the most used first.
+    """Commands used on the one server that the other does not know at all, the most used first.
+
+    Without subcommands, and without what replicas and migration tools send.
 
     :raises ServerError: a server cannot be asked.
     """
-    with known_by.connect("assess") as connection:
-        table = connection.command(b"COMMAND")
-    if not isinstance(table, list):
-        raise ProtocolError(
-            known_by.role, str(known_by), "COMMAND is no table.", "Check that it may be asked."
-        )
-    known = {
-        entry[0].decode("ascii", "replace").lower().partition(" ")[0]
-        for entry in table
-        if isinstance(entry, list) and entry and isinstance(entry[0], bytes)
-    }
+    known = CommandTable.read(known_by)
     with used_on.connect("assess") as connection:
-        stats = read_info(connection, b"commandstats")
-    calls: dict[str, int] = {}
-    for name, value in stats.items():
-        command = name.removeprefix("cmdstat_").partition("|")[0].lower()
-        facts = dict(part.partition("=")[::2] for part in value.split(","))
-        count = facts.get("calls", "0")
-        if name.startswith("cmdstat_") and count.isdecimal():
-            calls[command] = calls.get(command, 0) + int(count)
-    return sorted(
-        (
-            CommandUse(name, count)
-            for name, count in calls.items()
-            if count and name not in known and name not in _OWN
-        ),
-        key=lambda use: (-use.calls, use.name),
-    )
+        uses = used_commands(read_info(connection, b"commandstats"))
+    return [
+        CommandUse(name, calls)
+        for name, calls in sorted(calls_by_container(uses).items(), key=lambda item: (-item[1], item[0]))
+        if known.find(name) is None and name not in REPLICATION | MIGRATION_TOOLS
+    ]
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
