@@ -66,11 +66,19 @@ class RdbReceiver:
     """Receives one dataset; :meth:`start`, then :meth:`write_into`.  A context manager, which closes the link.
 
     :param say: told one line where something takes time.
+    :param while_waiting: called about once a second while nothing comes.
     """
 
-    def __init__(self, source: Endpoint, *, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        source: Endpoint,
+        *,
+        say: Callable[[str], None] = lambda text: None,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self._source = source
         self._say = say
+        self._while_waiting = while_waiting
         self._link: SocketReader | None = None
         self._replication_id: str | None = None
         self._offset: int | None = None
@@ -82,8 +90,12 @@ class RdbReceiver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the link."""
         if self._link is not None:
-            self._link.__exit__(kind, error, trace)
+            self._link.close()
 
     def start(self) -> None:
         """Ask for everything, and return when the server has agreed to send it; nothing has been written by then.
@@ -99,7 +111,7 @@ class RdbReceiver:
             self._tell_of_delay(connection)
             self._announce(connection)
             silence = max(_LEAST_SILENCE_SECONDS, self._source.target.io_timeout)
-            link = self._link = SocketReader(connection.detach(), silence)
+            link = self._link = SocketReader(connection.detach(), silence, self._while_waiting)
         except BaseException:
             connection.close()
             raise

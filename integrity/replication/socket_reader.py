@@ -5,12 +5,14 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
 _BUFFER_BYTES: Final = 1 << 20
 _LONGEST_LINE: Final = 64 * 1024
+_LOOK_SECONDS: Final = 1.0
 
 
 class SocketClosed(Exception):
@@ -25,11 +27,15 @@ class SocketReader:
     """Reads and writes one socket that does not block; use as a context manager, which closes it.
 
     :param silence_seconds: how long nothing may come.
+    :param while_waiting: called about once a second while nothing comes.
     """
 
-    def __init__(self, raw: socket.socket, silence_seconds: float) -> None:
+    def __init__(
+        self, raw: socket.socket, silence_seconds: float, while_waiting: Callable[[], None] = lambda: None
+    ) -> None:
         self._socket = raw
         self._silence = silence_seconds
+        self._while_waiting = while_waiting
         self._poll = select.poll()
         self._poll.register(raw, select.POLLIN)
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -43,6 +49,10 @@ class SocketReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def send(self, data: bytes) -> None:
@@ -107,6 +117,7 @@ class SocketReader:
     def _wait(self, events: int) -> None:
         self._poll.modify(self._socket, events)
         deadline = monotonic() + self._silence
-        while not self._poll.poll(max(0.0, deadline - monotonic()) * 1000):
+        while not self._poll.poll(min(_LOOK_SECONDS, max(0.0, deadline - monotonic())) * 1000):
+            self._while_waiting()
             if monotonic() >= deadline:
                 raise SocketSilent(f"nothing came for {self._silence:g} s")

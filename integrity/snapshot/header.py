@@ -130,7 +130,8 @@ class Header(_Part):
         databases = {
             number: entry.model_copy(update={"fingerprint": None}) for number, entry in self.databases.items()
         }
-        return self.model_copy(update={"contents": None, "databases": databases})
+        foreign = self.foreign.model_copy(update={"functions": (), "aux": {}}) if self.foreign else None
+        return self.model_copy(update={"contents": None, "databases": databases, "foreign": foreign})
 
 
 def parse_header(data: bytes, path: Path) -> Header:

@@ -28,6 +28,7 @@ from integrity.snapshot.header import (
     MANIFEST_NAME,
     RDB_NAME,
     FileEntry,
+    ForeignRdb,
     Header,
 )
 from integrity.snapshot.manifest import ManifestRow, ManifestWriter, read_manifest
@@ -57,6 +58,8 @@ class Snapshot:
     rdb_bytes: int
     """Before encryption."""
     totals: SnapshotTotals
+    foreign: ForeignRdb | None = None
+    """Of an RDB file that a server wrote."""
 
 
 class SnapshotWriter:
