@@ -7,22 +7,21 @@ its CRC-64 are proved.  A file that is cut off or damaged is refused with the pl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from xxhash import xxh3_64_intdigest
-
 from integrity.checksum import DEFINITION
-from integrity.kinds import KINDS, MalformedReply
+from integrity.kinds import KINDS
 from integrity.kinds.pieces import PieceSize
 from integrity.rdb.big_entry import BigEntry
 from integrity.rdb.entry import Entry
-from integrity.rdb.errors import MalformedBody, RdbDamaged, UnsupportedBody
+from integrity.rdb.errors import RdbDamaged
+from integrity.rdb.index import index
 from integrity.rdb.reader import RdbReader
-from integrity.rdb.values import kind_of, value_of
+from integrity.rdb.types import MODULE
 from integrity.snapshot.duplicates import KeyHashes, repeated_rows, superseded_rows
 from integrity.snapshot.files import open_seekable, open_stream
 from integrity.snapshot.folder import PartialFolder
@@ -39,10 +38,10 @@ from integrity.snapshot.header import (
 from integrity.snapshot.manifest import ManifestWriter, read_manifest
 from integrity.snapshot.totals import SnapshotTotals
 from integrity.snapshot.writer import HASHES_NAME, Snapshot
+from integrity.transfer.payload import KIND_BY_RDB_TYPE
 from integrity.version import __version__
 
 _PIECE: Final = PieceSize(1 << 20, 4096)
-_PROGRESS_KEYS: Final = 5_000
 _LIBRARY_NAME: Final = b"name="
 
 
@@ -58,6 +57,32 @@ class Indexed:
     manifest: FileEntry
     """The plain file."""
     sealed_manifest: FileEntry
+
+
+class _Reader(RdbReader):
+    """Hands out whole what is big and does not come in pieces, because only the whole has a digest."""
+
+    def __iter__(self) -> Iterator[Entry | BigEntry]:
+        for entry in super().__iter__():
+            if isinstance(entry, Entry) or entry.comes_in_pieces or not _has_digest(entry.rdb_type):
+                yield entry
+                continue
+            parts: list[bytes] = []
+            entry.skim(parts.append)
+            body = b"".join(parts)
+            yield Entry(
+                entry.database,
+                entry.key,
+                entry.rdb_type,
+                entry.expiry_ms,
+                entry.offset,
+                len(body),
+                body,
+            )
+
+
+def _has_digest(rdb_type: int) -> bool:
+    return rdb_type == MODULE or KIND_BY_RDB_TYPE[rdb_type].encode() in KINDS
 
 
 class ForeignIndexer:
@@ -98,7 +123,7 @@ class ForeignIndexer:
             KeyHashes(hashes_path, salt) as hashes,
         ):
             counted = CountedStream(stream)
-            reader = RdbReader(counted, self._rdb)
+            reader = _Reader(counted, self._rdb)
             self._rows(reader, manifest, hashes)
             counted.drain()
         self._refuse_repeated(hashes_path, sink.path)
@@ -118,57 +143,14 @@ class ForeignIndexer:
         )
 
     def _rows(self, reader: RdbReader, manifest: ManifestWriter, hashes: KeyHashes) -> None:
-        done = size = 0
-        totals, version, count = self.totals, reader.version, self.totals.count
-        for entry in reader:
-            database, key = entry.database, entry.key
-            if isinstance(entry, Entry):
-                kind, digest = self._digest(entry, entry.body, version)
-                length, body_xxh3 = entry.length, xxh3_64_intdigest(entry.body)
-            else:
-                kind, digest = self._digest_of_big(entry)
-                length, body_xxh3 = entry.length or 0, entry.body_xxh3 or 0
-                totals.in_pieces += entry.comes_in_pieces
-            manifest.add(
-                database, key, kind, entry.rdb_type, entry.expiry_ms, digest, entry.offset, length, body_xxh3
-            )
-            hashes.add(database, key)
-            count(database, kind, key, digest, length, +1)
-            done += 1
-            size += length
-            if done == _PROGRESS_KEYS or size > _PIECE.bytes:
-                self._on_progress(done, size)
-                done = size = 0
-        self._on_progress(done, size)
-
-    def _digest(self, entry: Entry | BigEntry, body: bytes, version: int) -> tuple[str, bytes | None]:
-        """The type's name and the digest; None where there is no canonical form."""
-        try:
-            name = kind_of(entry.rdb_type, body)
-            kind = KINDS.get(name.encode())
-            return name, kind.digest(value_of(entry.rdb_type, body, version)) if kind is not None else None
-        except UnsupportedBody:
-            return name, None
-        except (MalformedBody, MalformedReply) as error:
-            raise self._malformed(entry, error) from error
-
-    def _digest_of_big(self, entry: BigEntry) -> tuple[str, bytes | None]:
-        if not entry.comes_in_pieces:
-            parts: list[bytes] = []
-            entry.skim(parts.append)
-            return self._digest(entry, b"".join(parts), entry.rdb_version)
-        name = kind_of(entry.rdb_type, b"")
-        hasher = KINDS[name.encode()].hasher()
-        try:
-            for piece in entry.pieces(_PIECE):
-                hasher.add(piece)
-                self._on_progress(0, 0)
-        except MalformedReply as error:
-            raise self._malformed(entry, error) from error
-        return name, hasher.digest()
-
-    def _malformed(self, entry: Entry | BigEntry, error: ValueError) -> RdbDamaged:
-        return RdbDamaged(self._rdb, f"the value of a key is malformed: {error}", entry.offset)
+        count = self.totals.count
+        for batch in index(reader, self._rdb, _PIECE):
+            for row in batch.rows():
+                database, key, kind, _, _, digest, _, length, _ = row
+                manifest.add(*row)
+                hashes.add(database, key)
+                count(database, kind, key, digest, length, +1)
+            self._on_progress(len(batch), sum(batch.lengths))
 
     def _refuse_repeated(self, hashes: Path, manifest: Path) -> None:
         """Refuse a file that holds a key twice, as servers do: which of the two is meant cannot be known."""
