@@ -32,7 +32,9 @@ from integrity.repair import open_findings
 from integrity.replica import require_caught_up
 from integrity.rules import Rules
 from integrity.settings import ConflictPolicy, Settings
-from integrity.snapshot.create import Snapshot, SnapshotTaker, remove_partial
+from integrity.snapshot.folder import remove_partial
+from integrity.snapshot.method import take_snapshot
+from integrity.snapshot.writer import Snapshot
 from integrity.transfer.throttle import Throttle
 from integrity.verify.verdict import Conclusion
 
@@ -375,6 +377,7 @@ class Run:
         """Take a snapshot of the source.
 
         :raises LedgerError: the snapshot folder cannot be written.
+        :raises Refused: it is to come by replication, and the source does not allow it.
         """
         expected = sum(identity.databases.get(database, 0) for database in databases)
         remove_partial(self.settings.snapshot_dir / self.id)
@@ -387,18 +390,20 @@ class Run:
                 run=self.handle,
                 progress=self._progress,
             ) as pace:
-                snapshot = SnapshotTaker(
+                taken = take_snapshot(
+                    self.settings,
                     source,
                     identity,
                     self.settings.snapshot_dir / self.id,
-                    batch_keys=self.settings.snapshot.batch_keys,
-                    encrypt_to=self.settings.snapshot.encrypt_to,
-                    big_values=self.settings.big_values,
+                    databases,
                     pace=pace,
                     on_progress=meter.advance,
-                ).take(list(databases))
+                    progress=self._progress,
+                )
                 detail["throttle"] = pace.summary()
+            snapshot = taken.snapshot
             totals = snapshot.totals
+            detail.update(taken.to_dict())
             detail.update(
                 meter.finish()
                 | {
