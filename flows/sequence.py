@@ -20,6 +20,7 @@ from integrity.progress import Progress
 from integrity.repair import open_findings, repairable_run, servers_now
 from integrity.repair_plan import KeyPlan, RepairPlanner
 from integrity.settings import Settings
+from integrity.strategy import Strategy
 from integrity.switch.operate import stand_by
 from reports import ReportFiles, write_report
 from reports.queries import exceptions_by_rule
@@ -179,7 +180,7 @@ def migrate(
     resume: bool = False,
     resume_if_any: bool = False,
 ) -> Outcome:
-    """Check, snapshot, stream, verify, report.
+    """Check, assess, snapshot, stream or replicate, verify, report.
 
     :param resume: go on with the newest run between the two servers that broke off while it copied.
     :param resume_if_any: the same where there is one, else a new run; for schedules.
@@ -189,10 +190,16 @@ def migrate(
 
     def phases(run: Run) -> None:
         servers = step("check", run.check)
+        choice = step("assess", lambda: run.assess(servers))
         if settings.snapshot.enabled and not run.has_snapshot:
             step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
-        step("stream", lambda: run.stream(servers))
+        if choice.strategy is Strategy.NATIVE:
+            servers = step("replicate", lambda: run.replicate(servers))
+        else:
+            step("stream", lambda: run.stream(servers))
         step("verify", lambda: run.verify(servers))
+        if choice.strategy is Strategy.NATIVE:
+            step("repair", lambda: run.repair_dropped(servers))
 
     return _run(
         settings,
@@ -216,7 +223,7 @@ def sync(
     resume_if_any: bool = False,
     until_equal: bool = False,
 ) -> Outcome:
-    """Check, snapshot, then copy and follow until somebody stops it, report.
+    """Check, assess, snapshot, then copy and follow until somebody stops it, report.
 
     :param resume: go on with the newest sync between the two servers that broke off.
     :param resume_if_any: the same where there is one, else a new run.
@@ -226,13 +233,19 @@ def sync(
 
     def phases(run: Run) -> None:
         servers = step("check", run.check)
+        choice = step("assess", lambda: run.assess(servers))
         if settings.snapshot.enabled and not run.has_snapshot:
             step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
 
         def stand_in(phase: SyncPhase) -> None:
             stand_by(settings, run.ledger, run.id, phase, progress)
 
-        step("sync", lambda: run.sync(servers, until_equal=until_equal, stand_by=stand_in))
+        step(
+            "sync",
+            lambda: run.sync(
+                servers, strategy=choice.strategy, until_equal=until_equal, stand_by=stand_in
+            ),
+        )
 
     return _run(
         settings,
@@ -259,6 +272,21 @@ def verify(
         step("verify", lambda: run.verify(servers))
 
     return _run(settings, RunKind.VERIFY, progress, step, flow_run_id, phases)
+
+
+def assess(
+    settings: Settings, progress: Progress, step: Step = directly, flow_run_id: str | None = None
+) -> Outcome:
+    """Check, assess, report; nothing is written to a server.
+
+    :raises GreenflyError: the run broke off; it is recorded.
+    """
+
+    def phases(run: Run) -> None:
+        servers = step("check", run.check)
+        step("assess", lambda: run.assess(servers))
+
+    return _run(settings, RunKind.ASSESS, progress, step, flow_run_id, phases)
 
 
 def repair(

@@ -12,6 +12,7 @@ import typer
 
 from greenfly.commands import (
     approve,
+    assess,
     audit,
     config,
     cutover,
@@ -52,6 +53,7 @@ app.command("verify", short_help="Compare every key of both servers.")(verify.ve
 app.command("repair", short_help="Re-copy exactly what a run found to differ, and prove it.")(repair.repair)
 app.command("report", short_help="Write a run's report again.")(report.report)
 app.command("demo", short_help="Migrate made-up data between servers of its own.")(demo.demo)
+app.add_typer(assess.app, name="assess")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(runs.app, name="runs")
 app.add_typer(flow.app, name="flow")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Self
 
+from integrity.assess.choose import Choice
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused, StopSignal, Unfinished
@@ -22,6 +23,7 @@ from integrity.ledger.models import PhaseName, PhaseState, RunKind, RunState, Ve
 from integrity.ledger.sync_board import read_status
 from integrity.ledger.vocabulary import Direction
 from integrity.meter import Meter
+from integrity.phases.assess import AssessPhase, choice_from_detail, choice_to_dict, choice_without
 from integrity.phases.repair import RepairPhase
 from integrity.phases.servers import Servers
 from integrity.phases.stream import StreamPhase
@@ -249,7 +251,7 @@ class Run:
             detail["databases"] = list(databases)
             detail["rules"] = self._rules.describe()
             onto = self._target_databases(source, target_identity, databases)
-            if self.kind is not RunKind.VERIFY:
+            if self.kind not in {RunKind.VERIFY, RunKind.ASSESS}:
                 if self.kind is not RunKind.SYNC or self._resumed is None:
                     # Behind a fence, a sync that is resumed writes as another user.
                     target.require_writable()
@@ -370,6 +372,33 @@ class Run:
                 "Empty it, or choose --conflict replace (overwrite) or --conflict skip (keep the target's)."
             )
         raise Refused(f"Target {target} is not empty: it holds {held}.", remedy)
+
+    # -- assess -------------------------------------------------------------------------------------------------
+
+    def assess(self, servers: Servers) -> Choice:
+        """Look at both servers before anything is written, and choose the road; a run that goes on keeps its road.
+
+        :raises Refused: something blocks, no waiver lets it pass, and this run would go on.
+        :raises ServerError: a server is gone.
+        """
+        earlier = next((p for p in self.ledger.phases(self.id) if p.name is PhaseName.ASSESS), None)
+        if self._resumed is not None and (
+            earlier is None or earlier.state in {PhaseState.DONE, PhaseState.SKIPPED}
+        ):
+            return choice_from_detail(earlier.detail if earlier is not None else {})
+        if self.kind is not RunKind.ASSESS and not self.settings.assess.enabled:
+            choice = choice_without(self.settings)
+            self.handle.phase_started(PhaseName.ASSESS)
+            self.handle.phase_ended(PhaseName.ASSESS, PhaseState.SKIPPED, detail=choice_to_dict(choice))
+            return choice
+        phase = AssessPhase(self.settings, self.ledger, self.handle, self._progress)
+        with self.phase(PhaseName.ASSESS) as detail:
+            made = phase.run(servers, detail)
+        if self.kind is RunKind.ASSESS:
+            self._conclusion = made.conclusion
+        else:
+            phase.require_open(made)
+        return made.choice
 
     # -- snapshot -----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from integrity.ledger.models import (
     Tally,
 )
 from reports import facts
+from reports.assessing import build_assessment
 from reports.at_risk import all_counts
 from reports.course import build_copy, build_incidents, build_ranges
 from reports.events import event_view
@@ -68,6 +69,7 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
     timeline = tuple(map(event_view, ledger.events(run.id)))
     rules = build_rules(run.settings, details)
     stream = details.get(PhaseName.STREAM)
+    assessment = build_assessment(ledger, run.id)
     evidence = Evidence(
         run=run,
         now=now,
@@ -79,6 +81,7 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
         finding_counts=_finding_counts(all_counts(ledger, run)),
         chain=chain,
         repairs=build_repairs(ledger, run, details.get(PhaseName.REPAIR, {})),
+        assessment=assessment,
     )
     verify = details.get(PhaseName.VERIFY, {})
     live = build_live(ledger, run, details, timeline, now)
@@ -86,6 +89,7 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
     return RunReport(
         verdict=verdict if live is None else judge_live(run, live, verdict, now),
         live=live,
+        assessment=assessment,
         coverage=evidence.coverage,
         rules=rules,
         exceptions=group_exceptions(exceptions_by_rule(ledger, run.id)),

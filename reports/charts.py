@@ -10,7 +10,8 @@ from typing import Final
 from xml.etree.ElementTree import Element, SubElement
 
 from integrity.ledger.models import FindingState
-from reports.display import count, counted, duration, rate
+from reports.assessing import Histogram
+from reports.display import count, counted, duration, rate, size
 from reports.drawing import Chart, label, markup, new_svg, plot
 from reports.model import Amount, CountRow, FindingCount, PhaseView
 
@@ -135,6 +136,20 @@ def findings_by_class(rows: Sequence[FindingCount]) -> Chart | None:
         _bar(svg, index, row.finding_class.value, count(row.total), pieces, most)
     used = [state for state in _PATTERNS if any(row.by_state.get(state) for row in rows)]
     return Chart(title, told, markup(svg), tuple((_PATTERNS[state], state.value) for state in used))
+
+
+def histogram(shown: Histogram) -> Chart:
+    """Horizontal bars in the order of the labels."""
+    told = "; ".join(f"{name} {_told(shown, number)}" for name, number in shown.rows)
+    svg = new_svg("bars", f"census-{shown.name}", _ROW * len(shown.rows), shown.title, told)
+    most = max((number for _, number in shown.rows), default=0)
+    for index, (name, number) in enumerate(shown.rows):
+        _bar(svg, index, name, _told(shown, number), [("solid", number)], max(most, 1))
+    return Chart(shown.title, told, markup(svg))
+
+
+def _told(shown: Histogram, number: int) -> str:
+    return size(number) if shown.unit == "bytes" else count(number)
 
 
 def _bar(

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from integrity.ledger import Ledger
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from reports import display
-from reports.charts import findings_by_class, keys_by_type, throughput
+from reports.charts import findings_by_class, histogram, keys_by_type, throughput
 from reports.course import CopyView
+from reports.drawing import Chart
 from reports.events import EventView
 from reports.facts import Facts, flatten, integer, number
 from reports.findings import STATE_MEANING, FindingView, Side, first_findings, holder_of
@@ -63,6 +64,7 @@ def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str,
         live=live_page(report),
         throughputs=tuple(map(throughput, report.phases)),
         types=keys_by_type(report.counts),
+        histograms=_histograms(report),
         classes=findings_by_class(report.finding_counts),
         totals=_totals(report.counts),
         finding_classes=(_finding_class(ledger, report, row) for row in report.finding_counts),
@@ -128,6 +130,11 @@ def _environment() -> Environment:
     )
     environment.tests["same_keys"] = same_keys
     return environment
+
+
+def _histograms(report: RunReport) -> tuple[Chart, ...]:
+    census = report.assessment.census if report.assessment is not None else None
+    return tuple(map(histogram, census.histograms)) if census is not None else ()
 
 
 def _finding_class(ledger: Ledger, report: RunReport, row: FindingCount) -> FindingClassView:

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, TextIO
 
+from reports.assessing import AssessmentView
 from reports.display import key_text
 from reports.findings import FindingView, Side
 from reports.model import RunReport
@@ -29,6 +30,11 @@ def report_to_dict(report: RunReport) -> dict[str, object]:
     for field in fields(report):
         facts[field.name] = _plain(getattr(report, field.name))
     return facts
+
+
+def assessment_to_dict(assessment: AssessmentView) -> dict[str, object]:
+    """An assessment as plain JSON values."""
+    return {field.name: _plain(getattr(assessment, field.name)) for field in fields(assessment)}
 
 
 def finding_to_dict(finding: FindingView) -> dict[str, object]:

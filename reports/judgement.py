@@ -23,6 +23,7 @@ from integrity.ledger.models import (
     RunState,
     Verdict,
 )
+from reports.assessing import AssessmentView
 from reports.display import counted, moment
 from reports.facts import masked_text
 from reports.model import Coverage, EndpointView, FindingCount, FingerprintRow, Tone, VerdictView
@@ -40,6 +41,12 @@ _MEANINGS: Final[dict[Verdict, str]] = {
     Verdict.PASS_WITH_EXCEPTIONS: "The only differences are those that a rule of this run expects.",
     Verdict.FAIL: "The two sides differ.",
     Verdict.INCONCLUSIVE: "Nothing is proven either way. This is not a pass, and it is not proof of a loss.",
+}
+_ASSESSED: Final[dict[Verdict, str]] = {
+    Verdict.PASS: "Nothing that was looked at stands in the way.",
+    Verdict.PASS_WITH_EXCEPTIONS: "What stands in the way was waived by somebody, for a while.",
+    Verdict.FAIL: "Something stands in the way.",
+    Verdict.INCONCLUSIVE: "Something that could stand in the way could not be looked at. This is not a pass.",
 }
 _OF_THE_COPY: Final = (FindingClass.REFUSED, FindingClass.SKIPPED, FindingClass.NOT_CARRIED)
 """What happened while copying.  Whether the key is equal in the end is the comparison's business."""
@@ -60,6 +67,7 @@ class Evidence:
     finding_counts: tuple[FindingCount, ...]
     chain: ChainState
     repairs: RepairsView | None = None
+    assessment: AssessmentView | None = None
 
     def found(self, state: FindingState, *, of_the_copy: bool = False) -> int:
         """Findings in one state: those of the comparison, or those of the copy."""
@@ -74,11 +82,12 @@ def judge(evidence: Evidence) -> VerdictView:
     """The verdict and why, with what contradicts it and what must be known beside it."""
     run = evidence.run
     verdict = run.verdict
+    meanings = _ASSESSED if run.kind is RunKind.ASSESS else _MEANINGS
     return VerdictView(
         verdict=verdict,
         tone="none" if verdict is None else _TONES[verdict],
         word="NO VERDICT" if verdict is None else verdict.value,
-        meaning=_without_verdict(evidence) if verdict is None else _MEANINGS[verdict],
+        meaning=_without_verdict(evidence) if verdict is None else meanings[verdict],
         reason=masked_text(run.reason) if run.reason else None,
         state=run.state,
         error_kind=masked_text(run.error_kind) if run.error_kind else None,
@@ -116,16 +125,22 @@ def _contradictions(evidence: Evidence) -> Iterator[str]:
         )
     # A repair does not change the verdict of the run that it repairs; and what it could not repair is its own FAIL.
     explained = repairs is not None and (repairs.runs or RepairAction.NOT_REPAIRED in repairs.actions)
-    if run.verdict is Verdict.FAIL and not opened and not explained:
+    assessed = run.kind is RunKind.ASSESS
+    if run.verdict is Verdict.FAIL and not opened and not explained and not assessed:
         yield "The verdict is FAIL, but no open finding is recorded."
+    blocking = evidence.assessment.of("blocking") if evidence.assessment is not None else ()
+    if assessed and run.verdict is Verdict.FAIL and not blocking:
+        yield "The verdict is FAIL, but no blocking result is recorded."
     if run.verdict not in _PASSES:
         return
     said = f"The verdict is {run.verdict.value}, but"
     if run.state is not RunState.FINISHED:
         yield f"{said} the run is {run.state.value}, not finished."
+    for result in blocking:
+        yield f"{said} the check {result.check} blocks, and no waiver lets it pass."
     if run.kind is RunKind.REPAIR:
         yield from _repair_contradictions(run.verdict, repairs)
-    elif run.kind not in LIVE_KINDS and (coverage is None or not coverage.compared):
+    elif not assessed and run.kind not in LIVE_KINDS and (coverage is None or not coverage.compared):
         yield f"{said} no key was compared."
     for name, state in evidence.phases:
         if state is PhaseState.FAILED:
@@ -159,6 +174,7 @@ def _notes(evidence: Evidence) -> Iterator[str]:
         yield source.note
     if source is not None and source.read_from is not None:
         yield f"The keys were read from {source.read_from}, a replica of the source."
+    yield from _assess_notes(evidence)
     yield from _repair_notes(evidence.repairs)
     if (
         source is not None
@@ -185,6 +201,24 @@ def _notes(evidence: Evidence) -> Iterator[str]:
                 f"{coverage.source_keys - met:,} of them were not met. The count includes expired keys that linger and "
                 "keys that were deleted before they were read."
             )
+
+
+def _assess_notes(evidence: Evidence) -> Iterator[str]:
+    if (PhaseName.ASSESS, PhaseState.SKIPPED) in evidence.phases:
+        yield "Nothing was assessed beforehand: the assessment was switched off (assess.enabled = false)."
+    made = evidence.assessment
+    if made is None:
+        return
+    if made.left_out:
+        yield f"Checks of the assessment that were not made, because somebody said so: {', '.join(made.left_out)}."
+    for result in made.of("waived"):
+        for waiver in result.waivers:
+            yield f"{result.check} was waived by {waiver.by} until {moment(waiver.until)}: {waiver.why}"
+    if made.census is not None and made.census.full is False:
+        yield (
+            "The assessment looked at a sample of the keys: that something was not found among them does not prove "
+            "that it is not there."
+        )
 
 
 def _repair_notes(repairs: RepairsView | None) -> Iterator[str]:

@@ -39,6 +39,14 @@ _OPERATION: Final = (
     "Applications: that they moved is seen in the servers' client lists, or told by the environment switch. A client "
     "that connects later with an old address is not seen here; the fence refuses its writes.",
 )
+_ASSESS: Final = (
+    "Counters: which commands applications use is told by the source's own counts since it was started, or since they "
+    "were reset. What is used once a quarter may not be among them.",
+    "Sample: where not every key was looked at, a kind of key that is rare may have been missed.",
+    "Moment: an assessment is true of the time at which it was made. The gate of a cutover looks again, at all but the "
+    "keys.",
+    "Checks: they know what is listed here, and nothing else. An application's own test on the target is not replaced.",
+)
 _LIVE: Final[dict[RunKind, tuple[str, ...]]] = {
     RunKind.SYNC: (
         "Feeds: some changes are announced by no feed (a swap of databases, the state of a stream's groups). They are "
@@ -61,6 +69,8 @@ def limits_of(
     run: Run, coverage: Coverage | None, rules: RulesView, source: EndpointView | None
 ) -> tuple[str, ...]:
     """The limits of the check that this run made, or of what it watched and did."""
+    if run.kind is RunKind.ASSESS:
+        return (_AUDIT_CHAIN, *_ASSESS)
     live = _LIVE.get(run.kind, ())
     if run.kind in LIVE_KINDS and run.kind is not RunKind.SYNC:
         return (_AUDIT_CHAIN, *live)

@@ -20,6 +20,7 @@ from integrity.ledger.models import (
     RunState,
     Verdict,
 )
+from reports.assessing import AssessmentView
 from reports.course import CopyView, IncidentsView, RangesRow
 from reports.events import EventView
 from reports.exceptions import ExceptionGroup
@@ -236,6 +237,8 @@ class RunReport:
     verdict: VerdictView
     live: LiveView | None
     """What happened while applications wrote; None for a run of another kind."""
+    assessment: AssessmentView | None
+    """None where this run assessed nothing."""
     coverage: Coverage | None
     """None where no verification began."""
     rules: RulesView

@@ -17,6 +17,7 @@ _LIVE: Final = {
     "story": "The story",
 }
 _ALWAYS: Final = {
+    "assessment": "Assessment",
     "coverage": "Coverage",
     "rules": "Rules",
     "exceptions": "Expected differences and exceptions",
@@ -34,6 +35,10 @@ _ALWAYS: Final = {
     "timeline": "Timeline",
     "integrity": "Integrity and limits",
 }
+_COMPARED: Final = frozenset(
+    {"coverage", "rules", "exceptions", "course", "counts", "fingerprints", "expiry"}
+)
+"""What a run that only looks has nothing to say about."""
 
 
 def sections_of(report: RunReport) -> dict[str, str]:
@@ -41,6 +46,10 @@ def sections_of(report: RunReport) -> dict[str, str]:
     left_out = set()
     if report.repairs is None:
         left_out.add("repairs")
+    if report.assessment is None:
+        left_out.add("assessment")
+    if report.run.kind is RunKind.ASSESS:
+        left_out |= _COMPARED
     if report.live is not None:
         left_out |= _without_content(report)
         named = _ALWAYS | {"timeline": "Audit events", "endpoints": "Blue and green"}

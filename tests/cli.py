@@ -9,8 +9,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from greenfly.demo.process import end_process
+
+ASSESS_VARIABLE: Final = "GREENFLY_ASSESS__ENABLED"
+UNASSESSED: Final = {ASSESS_VARIABLE: "false"}
+"""Most tests are about something else than the assessment, which would take its time in each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +111,5 @@ class Greenfly:
 
     def _environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("GREENFLY_")}
-        return plain | {"GREENFLY_STATE_DIR": str(self.state_dir), "NO_COLOR": "1"} | dict(extra or {})
+        own = {"GREENFLY_STATE_DIR": str(self.state_dir), "NO_COLOR": "1", **UNASSESSED}
+        return plain | own | dict(extra or {})

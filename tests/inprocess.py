@@ -12,13 +12,13 @@ from io import StringIO
 from unittest import mock
 
 from greenfly.cli import main
-from tests.cli import CompletedRun, Greenfly
+from tests.cli import UNASSESSED, CompletedRun, Greenfly
 
 
 def run_here(greenfly: Greenfly, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedRun:
     """Run one command to its end.  An exception that would be a traceback in a terminal goes on to the test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GREENFLY_")}
-    environment |= {"GREENFLY_STATE_DIR": str(greenfly.state_dir), "NO_COLOR": "1"}
+    environment |= {"GREENFLY_STATE_DIR": str(greenfly.state_dir), "NO_COLOR": "1", **UNASSESSED}
     environment |= {"GREENFLY_VERIFY__RECHECK_DELAY": "0.05", **(env or {})}
     hook = sys.unraisablehook
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}

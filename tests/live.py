@@ -22,6 +22,8 @@ from typing import Final, Self
 
 import pytest
 
+from tests.cli import ASSESS_VARIABLE
+
 _ROOT: Final = Path(__file__).parent.parent
 deep: Final = pytest.mark.skipif(
     os.environ.get("GREENFLY_TEST_LIVE_DEEP") != "1", reason="GREENFLY_TEST_LIVE_DEEP=1 runs it"
@@ -50,12 +52,14 @@ class Live:
 
     :param folder: for the configuration, the dotenv file, the state folder and the logs.
     :param settings: more of ``greenfly.toml``, as text.
+    :param assess: look at both servers before the copy and in the gate of a cutover.
     """
 
     folder: Path
     blue_url: str
     green_url: str
     settings: str = ""
+    assess: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     synced_at: str = ""
     """When the newest `greenfly sync` was started, as the ledger's file writes moments."""
@@ -108,7 +112,7 @@ path = "{self.env_file}"
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env=self._environment() | {"PYTHONPATH": str(_ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -121,7 +125,7 @@ path = "{self.env_file}"
         done = subprocess.run(
             [sys.executable, "-m", "greenfly", *arguments],
             cwd=self.folder,
-            env=dict(os.environ),
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -129,6 +133,9 @@ path = "{self.env_file}"
             check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr)
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, ASSESS_VARIABLE: str(self.assess).lower()}
 
     def sync(self, *arguments: str) -> subprocess.Popen[bytes]:
         """`greenfly sync` in the background."""

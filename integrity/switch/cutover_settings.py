@@ -27,9 +27,6 @@ class CutoverSettings(Section):
     min_headroom: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="gate: share of green's memory that must be free"
     )
-    accept_unknown_commands: tuple[str, ...] = Field(
-        (), description="gate: commands that applications use on blue and may lose on green"
-    )
     accept_stuck_keys: bool = Field(
         False, description="gate: go on although keys differ that cannot be made equal"
     )

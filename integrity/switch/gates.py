@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from time import time
 from typing import Final
 
-from integrity.assess.commands import CommandUse, unknown_commands
+from integrity.assess.gate import look
+from integrity.assess.model import Result
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import GreenflyError
 from integrity.expiry import clock_ms
@@ -77,7 +78,7 @@ class Gates:
         """
         checks: tuple[tuple[str, Callable[[], Gate]], ...] = (
             ("sync", lambda: self._sync(status)),
-            ("assessment", self._assessment),
+            ("assessment", lambda: self._assessment(blue, green)),
             ("verdict", lambda: self._verdict(status)),
             ("lag", lambda: self._lag(status)),
             ("clock", self._clock),
@@ -121,21 +122,33 @@ class Gates:
             )
         return gate(True, value, "A process follows blue, and would stand in if this one were killed.")
 
-    def _assessment(self) -> Gate:
-        accepted = {name.lower() for name in self._settings.cutover.accept_unknown_commands}
-        unknown = unknown_commands(self._sides.blue, self._sides.green)
-        open_ = [use for use in unknown if use.name not in accepted]
-        limit = "none" if not accepted else f"only {', '.join(sorted(accepted))}"
-        if open_:
+    def _assessment(self, blue: Identity, green: Identity) -> Gate:
+        limit = "nothing blocks"
+        if not self._settings.assess.enabled:
+            return Gate("assessment", True, "switched off", limit, "assess.enabled is false: nobody looked.")
+        seen = look(self._settings, self._ledger, self._sides.blue, self._sides.green, blue, green)
+        keys = (
+            f"the keys were assessed {_ago(seen.assessed_at)} ago"
+            if seen.assessed_at is not None
+            else "the keys were never assessed"
+        )
+        if seen.open:
+            remedies = " ".join(dict.fromkeys(result.remedy for result in seen.open if result.remedy))
             return Gate(
                 "assessment",
                 False,
-                _uses(open_),
+                _blocking(seen.open),
                 limit,
-                "Applications have used commands on blue that green does not know. Change them, or list them in "
-                "cutover.accept_unknown_commands.",
+                f"{remedies} Or let them pass for a while: `greenfly assess waive`. For the keys: {keys}.".strip(),
             )
-        return Gate("assessment", True, _uses(unknown) or "none", limit, "Commands that green does not know.")
+        waived = f", {_blocking(seen.waived)} waived" if seen.waived else ""
+        return Gate(
+            "assessment",
+            True,
+            f"{seen.made} checks{waived}; {keys}",
+            limit,
+            "What could keep applications from working on green.",
+        )
 
     def _verdict(self, status: SyncStatus | None) -> Gate:
         most = self._settings.cutover.max_verdict_age_seconds
@@ -311,8 +324,21 @@ def _offset_ms(endpoint: Endpoint) -> float:
     return clock_ms(reply) - (before + after) / 2 * 1000
 
 
-def _uses(uses: Sequence[CommandUse]) -> str:
-    return ", ".join(f"{use.name} ({use.calls:,} calls)" for use in uses[:10])
+def _blocking(results: Sequence[Result]) -> str:
+    """Checks with what they found by name."""
+    return ", ".join(
+        f"{result.check} ({', '.join(result.items[:10])}{', …' if len(result.items) > 10 else ''})"
+        if result.items
+        else result.check
+        for result in results
+    )
+
+
+def _ago(at: datetime) -> str:
+    minutes = (datetime.now(UTC) - at).total_seconds() / 60
+    if minutes < 90:
+        return f"{minutes:,.0f} min"
+    return f"{minutes / 60:,.0f} h" if minutes < 72 * 60 else f"{minutes / 60 / 24:,.0f} days"
 
 
 def refused(gates: Sequence[Gate]) -> list[Gate]:

@@ -18,6 +18,8 @@ from time import monotonic
 from types import TracebackType
 from typing import IO, Final, Literal, Self
 
+from tests.cli import UNASSESSED
+
 _ROOT: Final = Path(__file__).parents[2]
 
 
@@ -65,7 +67,7 @@ class ConductorProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.conductor_process"],
                 cwd=self._folder,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env={**os.environ, **UNASSESSED, "PYTHONPATH": str(_ROOT)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=err,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from greenfly.demo.dataset import fill
-from tests.cli import Greenfly
+from tests.cli import UNASSESSED, Greenfly
 from tests.oracle import compare
 from tests.servers import Store
 
@@ -47,6 +47,7 @@ def _start(state_dir: Path, folder: Path, *arguments: str) -> subprocess.Popen[b
         "GREENFLY_STATE_DIR": str(state_dir),
         "GREENFLY_LEASE_SECONDS": LEASE_SECONDS,
         "GREENFLY_COPY__BATCH_KEYS": "25",
+        **UNASSESSED,
     }
     return subprocess.Popen(
         [sys.executable, "-m", "greenfly", "migrate", "--no-snapshot", "--quiet", *arguments],

@@ -273,7 +273,7 @@ def test_a_run_is_listed_and_shown(a_run: CompletedRun, greenfly: Greenfly, blue
     assert (listed.at("runs", 0, "parent"), shown.at("board"), shown.at("steps")) == (None, None, [])
     phases = shown.at("phases")
     assert isinstance(phases, list)
-    assert [dig(phase, "name") for phase in phases] == ["check", "snapshot", "stream", "verify"]
+    assert [dig(phase, "name") for phase in phases] == ["check", "assess", "snapshot", "stream", "verify"]
     assert {dig(phase, "state") for phase in phases} == {"done"}
     checkpoints = shown.at("checkpoints")
     assert isinstance(checkpoints, list)

@@ -31,7 +31,7 @@ def test_the_flow_does_the_same_job(blue: Store, green: Store, greenfly: Greenfl
         (flow_run_id,) = ledger.execute("SELECT flow_run_id FROM run").fetchone()
     assert flow_run_id, "the ledger names the flow run"
     names = [phase["name"] for phase in _phases(run.json())]
-    assert names == ["check", "snapshot", "stream", "verify"]
+    assert names == ["check", "assess", "snapshot", "stream", "verify"]
 
 
 def test_the_flow_obeys_rules_and_shows_them(blue: Store, green_redis: Store, greenfly: Greenfly) -> None:

@@ -32,7 +32,7 @@ def test_nothing_is_lost_between_copy_and_rollback(
     blue = start_redis()
     fill(blue.url, KEYS, seed=5)
     logs = tmp_path / "logs"
-    with Live(tmp_path / "live", blue.url, green.url) as live:
+    with Live(tmp_path / "live", blue.url, green.url, assess=True) as live:
         with Load(live.env_file, logs, rate=RATE) as load:
             sync = live.sync()
             live.wait_until_clean()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from greenfly.demo.dataset import fill
-from tests.cli import Greenfly
+from tests.cli import UNASSESSED, Greenfly
 from tests.oracle import compare
 from tests.servers import Store
 
@@ -81,6 +81,7 @@ def _start(
         "GREENFLY_STATE_DIR": str(greenfly.state_dir),
         "GREENFLY_LEASE_SECONDS": str(LEASE_SECONDS),
         "GREENFLY_COPY__BATCH_KEYS": str(BATCH),
+        **UNASSESSED,
     }
     if resume:
         time.sleep(LEASE_SECONDS + 0.1)

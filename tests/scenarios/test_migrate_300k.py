@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from greenfly.demo.dataset import fill
-from tests.cli import Greenfly
+from tests.cli import ASSESS_VARIABLE, Greenfly
 from tests.oracle import compare
 from tests.raw import Raw, as_int
 from tests.servers import Store
@@ -17,7 +17,11 @@ def _move_and_ask_the_oracle(
     written = fill(blue.url, keys=keys, seed=300)
     assert sum(sum(families.values()) for families in written.values()) == keys
 
-    run = greenfly("migrate", "--source", blue.url, "--target", green.url, "--json", timeout=timeout)
+    run = greenfly(
+        *("migrate", "--source", blue.url, "--target", green.url, "--json"),
+        timeout=timeout,
+        env={ASSESS_VARIABLE: "true"},
+    )
 
     assert (run.exit_code, run.at("verdict"), run.at("state")) == (0, "PASS", "finished"), run.stderr
     for database, families in written.items():
