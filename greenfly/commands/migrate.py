@@ -21,6 +21,15 @@ TakeSnapshot = Annotated[
         "--snapshot/--no-snapshot", help="Take a snapshot of the source first.", rich_help_panel=o.RUNNING
     ),
 ]
+SnapshotMethod = Annotated[
+    str | None,
+    typer.Option(
+        metavar="scan|replication|auto",
+        help="Take it key by key; as the source's own RDB stream, which is one moment; or that where the source allows "
+        "it.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option(
@@ -52,6 +61,7 @@ def migrate(
     resume: Resume = False,
     resume_if_any: ResumeIfAny = False,
     take_snapshot: TakeSnapshot = None,
+    snapshot_method: SnapshotMethod = None,
     allow_extra: Extra = None,
     databases: o.Databases = None,
     include: o.Include = None,
@@ -101,7 +111,7 @@ def migrate(
             ),
             "label": label,
             "copy": o.without_empty({"conflict": conflict}),
-            "snapshot": o.without_empty({"enabled": take_snapshot}),
+            "snapshot": o.without_empty({"enabled": take_snapshot, "method": snapshot_method}),
             "verify": o.without_empty({"extra_keys": "allow" if allow_extra else None}),
             **o.pace_overrides(workers, replica, reconnect, keys_per_second, bytes_per_second),
         },

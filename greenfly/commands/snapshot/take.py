@@ -17,11 +17,21 @@ EncryptTo = Annotated[
     ),
 ]
 
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="scan|replication|auto",
+        help="Key by key; the source's own RDB stream, which is one moment; or that where the source allows it.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
+
 
 def take(
     source: o.Source = None,
     databases: o.Databases = None,
     encrypt_to: EncryptTo = None,
+    method: Method = None,
     label: o.Label = None,
     source_password_file: o.SourcePasswordFile = None,
     source_ca: o.SourceCa = None,
@@ -44,7 +54,7 @@ def take(
             "source": o.endpoint_overrides(source, source_password_file, source_ca, source_cert, source_key),
             "databases": databases,
             "label": label,
-            "snapshot": o.without_empty({"encrypt_to": encrypt_to or None}),
+            "snapshot": o.without_empty({"encrypt_to": encrypt_to or None, "method": method}),
         },
     )
     finish(sequence.snapshot(loaded.settings, make_progress(quiet=quiet)), as_json=as_json)
