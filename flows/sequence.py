@@ -242,9 +242,7 @@ def sync(
 
         step(
             "sync",
-            lambda: run.sync(
-                servers, strategy=choice.strategy, until_equal=until_equal, stand_by=stand_in
-            ),
+            lambda: run.sync(servers, strategy=choice.strategy, until_equal=until_equal, stand_by=stand_in),
         )
 
     return _run(

@@ -1,4 +1,4 @@
-"""A run from its beginning to its verdict: check, snapshot, stream, verify.
+"""A run from its beginning to its verdict: check, snapshot, stream or replicate, verify.
 
 :class:`Run` is what the command line and the flows drive; each method is one phase, recorded in the ledger before and
 after.  Whatever goes wrong inside :meth:`Run.recorded` ends the run in the ledger before it goes on to the caller.
@@ -10,12 +10,21 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Self
+from time import monotonic
+from typing import Final, Self
 
 from integrity.assess.choose import Choice
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import ConfigurationError, GreenflyError, Interrupted, Refused, StopSignal, Unfinished
+from integrity.errors import (
+    ConfigurationError,
+    GreenflyError,
+    Interrupted,
+    Refused,
+    ServerNotReady,
+    StopSignal,
+    Unfinished,
+)
 from integrity.keyspace import memory_usage_known
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
@@ -24,9 +33,11 @@ from integrity.ledger.sync_board import read_status
 from integrity.ledger.vocabulary import Direction
 from integrity.meter import Meter
 from integrity.phases.assess import AssessPhase, choice_from_detail, choice_to_dict, choice_without
+from integrity.phases.dropped import DroppedRepair
 from integrity.phases.repair import RepairPhase
+from integrity.phases.replicate import ReplicatePhase, has_attached, is_attached
 from integrity.phases.servers import Servers
-from integrity.phases.stream import StreamPhase
+from integrity.phases.stream import StreamPhase, identified_again
 from integrity.phases.sync import SyncPhase
 from integrity.phases.verify import VerifyPhase
 from integrity.progress import Progress
@@ -37,8 +48,11 @@ from integrity.settings import ConflictPolicy, Settings
 from integrity.snapshot.folder import remove_partial
 from integrity.snapshot.method import take_snapshot
 from integrity.snapshot.writer import Snapshot
+from integrity.strategy import Strategy
 from integrity.transfer.throttle import Throttle
-from integrity.verify.verdict import Conclusion
+from integrity.verify.verdict import Conclusion, Coverage
+
+_LOADING_PAUSE: Final = 0.2
 
 
 def settings_as_started(settings: Settings, run: models.Run) -> Settings:
@@ -110,6 +124,8 @@ class Run:
         self._resumed = resumed
         """The run as its earlier owner left it."""
         self._rules = Rules.of(settings.rules)
+        self._coverage: Coverage | None = None
+        """Of the comparison, for what is concluded anew."""
 
     @classmethod
     def start(
@@ -238,7 +254,7 @@ class Run:
             if source.address.database is not None or target.address.database is not None:
                 self._require_same_database(source, target)
             reader = self._reader(source)
-            source_identity, target_identity = reader.identify(), target.identify()
+            source_identity, target_identity = reader.identify(), self._identify_target(target)
             self._require_two_servers(source, target, source_identity, target_identity)
             databases = self._databases(source, source_identity)
             self._require_sizes(reader)
@@ -252,15 +268,43 @@ class Run:
             detail["rules"] = self._rules.describe()
             onto = self._target_databases(source, target_identity, databases)
             if self.kind not in {RunKind.VERIFY, RunKind.ASSESS}:
-                if self.kind is not RunKind.SYNC or self._resumed is None:
+                attached = self._goes_on_natively(reader, target, target_identity)
+                if not attached and (self.kind is not RunKind.SYNC or self._resumed is None):
                     # Behind a fence, a sync that is resumed writes as another user.
                     target.require_writable()
                 self._require_databases(target, tuple(self._rules.target_databases(databases)))
             if self.kind in {RunKind.MIGRATE, RunKind.SYNC}:
-                if self._resumed is None:
+                if not attached and (self._resumed is None or self._would_empty()):
                     self._require_empty(source, target, target_identity)
                 detail["conflict"] = settings.copying.conflict.value
         return Servers(reader, target, source_identity, target_identity, databases, onto)
+
+    def _identify_target(self, target: Endpoint) -> Identity:
+        """Who the target is; one that replicates natively may be loading."""
+        until = monotonic() + self.settings.reconnect_seconds
+        while True:
+            try:
+                return target.identify()
+            except ServerNotReady:
+                if not self._is_native or monotonic() > until:
+                    raise
+            self.handle.wait(_LOADING_PAUSE)
+
+    @property
+    def _is_native(self) -> bool:
+        """Whether the native road may be taken, or was."""
+        return self.settings.strategy is not Strategy.COPY or self._begun(PhaseName.REPLICATE)
+
+    def _goes_on_natively(self, source: Endpoint, target: Endpoint, identity: Identity) -> bool:
+        """Whether the target is a replica of this source, as a killed run leaves it; then the road is settled."""
+        if not self._is_native or not is_attached(self.settings, source, target, identity):
+            return False
+        self.settings = self.settings.model_copy(update={"strategy": Strategy.NATIVE})
+        return True
+
+    def _would_empty(self) -> bool:
+        """Whether this run, which is resumed, would be the first to empty the target."""
+        return self._begun(PhaseName.REPLICATE) and not has_attached(self.ledger, self.id)
 
     def _reader(self, source: Endpoint) -> Endpoint:
         """The server that is read: the source, or its replica once that has caught up."""
@@ -466,6 +510,9 @@ class Run:
         """Whether an earlier attempt of this run took its snapshot."""
         return self._has(PhaseName.SNAPSHOT)
 
+    def _begun(self, name: PhaseName) -> bool:
+        return any(phase.name is name for phase in self.ledger.phases(self.id))
+
     def _has(self, name: PhaseName) -> bool:
         return any(p.name is name and p.state is PhaseState.DONE for p in self.ledger.phases(self.id))
 
@@ -483,6 +530,30 @@ class Run:
             phase = StreamPhase(self.settings, self.ledger, self.handle, progress, self._resumed)
             phase.run(servers, detail)
 
+    def replicate(self, servers: Servers) -> Servers:
+        """Make the target a replica of the source until it holds everything; returns both as they are then.
+
+        :raises ReplicationFailed: it did not come to its end; the target may hold a part.
+        :raises ServerError: a server is lost, or refuses.
+        """
+        if not self._has(PhaseName.REPLICATE):
+            self._replicate(servers)
+        return self._seen_again(servers)
+
+    def _replicate(self, servers: Servers, now_and_then: Callable[[], None] = lambda: None) -> None:
+        with self.phase(PhaseName.REPLICATE, servers.source_keys) as detail:
+            phase = ReplicatePhase(
+                self.settings, self.ledger, self.handle, self._progress, now_and_then=now_and_then
+            )
+            phase.run(servers, detail)
+
+    def _seen_again(self, servers: Servers) -> Servers:
+        """Replication carries databases that did not exist when the run began, too."""
+        servers = identified_again(servers, self.handle)
+        databases = tuple(sorted({*servers.databases, *servers.source_identity.databases}))
+        onto = tuple(sorted({*databases, *servers.target_databases, *servers.target_identity.databases}))
+        return replace(servers, databases=databases, target_databases=onto)
+
     def verify(self, servers: Servers) -> Conclusion:
         """Read every key back from both servers, compare, re-check what differs, and conclude.
 
@@ -495,6 +566,7 @@ class Run:
         with self.phase(PhaseName.VERIFY, servers.source_keys) as detail:
             phase = VerifyPhase(self.settings, self.ledger, self.handle, self._progress)
             self._conclusion = phase.run(servers, detail)
+            self._coverage = phase.coverage
         return self._conclusion
 
     # -- sync ---------------------------------------------------------------------------------------------------
@@ -503,11 +575,13 @@ class Run:
         self,
         servers: Servers,
         *,
+        strategy: Strategy = Strategy.COPY,
         until_equal: bool = False,
         stand_by: Callable[[SyncPhase], None] = lambda phase: None,
     ) -> Conclusion:
         """Follow what changes on blue, copy everything, and go on following until told to stop.
 
+        :param strategy: by which road everything is copied; never ``auto``.
         :param until_equal: end as soon as both sides were proven equal.
         :param stand_by: called now and then; ends operations whose process is gone.
         :raises ServerError: a server stayed away longer than the budget, or refuses; the verdict is INCONCLUSIVE.
@@ -523,10 +597,14 @@ class Run:
             direction=direction,
             until_equal=until_equal,
             stand_by=stand_by,
+            replicates=strategy is Strategy.NATIVE and not self._has(PhaseName.REPLICATE),
         )
         try:
             phase.open()
-            if not self._has(PhaseName.STREAM):
+            if strategy is Strategy.NATIVE:
+                if not self._has(PhaseName.REPLICATE):
+                    self._replicate(servers, phase.while_copying)
+            elif not self._has(PhaseName.STREAM):
                 self._stream(servers, _Listening(self._progress, phase.while_copying))
             with self.phase(PhaseName.SYNC) as detail:
                 self._conclusion = phase.run(detail)
@@ -546,6 +624,18 @@ class Run:
                 self.settings, self.ledger, self.handle, self._progress, parent, delete_extra=delete_extra
             )
             self._conclusion = phase.run(servers, detail)
+        return self._conclusion
+
+    def repair_dropped(self, servers: Servers) -> Conclusion | None:
+        """Write what replication dropped, look at those keys again, and conclude anew over everything compared.
+
+        :raises ServerError: a server is lost, full, read-only or refuses; the verdict is INCONCLUSIVE.
+        """
+        due = open_findings(self.ledger, self.id)
+        if due and self._coverage is not None:
+            with self.phase(PhaseName.REPAIR, due) as detail:
+                repair = DroppedRepair(self.settings, self.ledger, self.handle, self._progress)
+                self._conclusion = repair.run(servers, self._coverage, detail)
         return self._conclusion
 
     # -- shared -------------------------------------------------------------------------------------------------

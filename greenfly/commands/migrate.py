@@ -46,6 +46,13 @@ ResumeIfAny = Annotated[
         rich_help_panel=o.RUNNING,
     ),
 ]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        help="How everything is copied: copy, native (Dragonfly's own replication, which empties the target), auto.",
+        rich_help_panel=o.RUNNING,
+    ),
+]
 Extra = Annotated[
     bool | None,
     typer.Option(
@@ -58,6 +65,7 @@ def migrate(
     source: o.Source = None,
     target: o.Target = None,
     conflict: Conflict = None,
+    strategy: Strategy = None,
     resume: Resume = False,
     resume_if_any: ResumeIfAny = False,
     take_snapshot: TakeSnapshot = None,
@@ -110,6 +118,7 @@ def migrate(
                 include, exclude, include_type, exclude_type, min_bytes, max_bytes, map_db, rename
             ),
             "label": label,
+            "strategy": strategy,
             "copy": o.without_empty({"conflict": conflict}),
             "snapshot": o.without_empty({"enabled": take_snapshot, "method": snapshot_method}),
             "verify": o.without_empty({"extra_keys": "allow" if allow_extra else None}),

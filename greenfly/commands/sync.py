@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from greenfly.commands import options as o
-from greenfly.commands.migrate import Extra, TakeSnapshot
+from greenfly.commands.migrate import Extra, Strategy, TakeSnapshot
 
 Conflict = Annotated[
     str | None,
@@ -50,6 +50,7 @@ def sync(
     source: o.Source = None,
     target: o.Target = None,
     conflict: Conflict = None,
+    strategy: Strategy = None,
     resume: Resume = False,
     resume_if_any: ResumeIfAny = False,
     until_equal: UntilEqual = False,
@@ -100,6 +101,7 @@ def sync(
                 include, exclude, include_type, exclude_type, min_bytes, max_bytes, map_db, rename
             ),
             "label": label,
+            "strategy": strategy,
             "copy": o.without_empty({"conflict": conflict}),
             "snapshot": o.without_empty({"enabled": take_snapshot}),
             "sync": o.without_empty({"feed": feed}),

@@ -192,7 +192,9 @@ class LedgerReader:
                 Run.kind == kind,
                 Run.source_address == source_address,
                 Run.target_address == target_address,
-                Run.id.in_(select(Phase.run_id).where(Phase.name == PhaseName.STREAM)),
+                Run.id.in_(
+                    select(Phase.run_id).where(Phase.name.in_([PhaseName.STREAM, PhaseName.REPLICATE]))
+                ),
             )
             .order_by(Run.started_at.desc())
             .limit(1)

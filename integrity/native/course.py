@@ -23,6 +23,8 @@ from integrity.progress import Progress
 _POLL_SECONDS: Final = 0.05
 _RATE_SECONDS: Final = 0.5
 _SHRUNK_FROM: Final = 1000
+_HOLDS: Final = frozenset({Stage.FULL_SYNC, Stage.ONLINE})
+"""What green holds then came from blue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,9 @@ class Course:
         while True:
             look = self.look()
             green, now = look.green, monotonic()
+            if green.stage in _HOLDS and green.keys > self._most:
+                self._advance(green.keys - self._most)
+                self._most = green.keys
             if green.stage is Stage.ONLINE and green.offset is not None:
                 self._require_same_history(look)
                 return look
@@ -117,10 +122,11 @@ class Course:
         syncs = self.full_syncs.count
         try:
             sentinels.plant(self.look().blue.databases or (0,))
-            caught = self._reach(syncs, until, sentinels.arrived)
-            if caught is not None:
+            caught = self._reach(syncs, until, has_reached, sentinels.arrived)
+            if caught is not None and sentinels.databases:
                 sentinels.remove()
-                caught = self._reach(syncs, until, sentinels.gone)
+                # Green's own word is enough here: what had to be known is known.
+                caught = self._reach(syncs, until, has_applied, sentinels.gone)
         except (ServerUnreachable, ServerNotReady) as error:
             self._progress.say(error.problem)
             return None
@@ -130,7 +136,13 @@ class Course:
             return None
         return CaughtUp(caught, caught.blue.offset, sentinels.databases, sentinels.refusal)
 
-    def _reach(self, syncs: int, until: float, there: Callable[[], bool]) -> Look | None:
+    def _reach(
+        self,
+        syncs: int,
+        until: float,
+        reached: Callable[[Look, int], bool],
+        there: Callable[[], bool],
+    ) -> Look | None:
         wanted = self.look().blue.offset
         while True:
             look = self.look()
@@ -139,7 +151,7 @@ class Course:
                 return None
             with suppress(ServerNotReady, ServerUnreachable):
                 # It may have begun to load again since it was looked at, or be gone; the next look tells.
-                if has_reached(look, wanted) and there():
+                if reached(look, wanted) and there():
                     return look
             if monotonic() > until:
                 raise self._failed(
@@ -171,9 +183,6 @@ class Course:
             raise self._failed("replicates another server by now")
         self._process = green.process
         self._require_not_too_often()
-        if green.keys > self._most:
-            self._advance(green.keys - self._most)
-            self._most = green.keys
         return look
 
     def _look_patiently(self) -> Look:
@@ -237,5 +246,9 @@ class Course:
 def has_reached(look: Look, offset: int) -> bool:
     """Whether both servers tell that green has applied blue's history up to *offset*."""
     acknowledged = look.blue.acknowledged(look.green.port)
-    applied = look.green.offset
-    return acknowledged is not None and applied is not None and min(acknowledged, applied) >= offset
+    return acknowledged is not None and acknowledged >= offset and has_applied(look, offset)
+
+
+def has_applied(look: Look, offset: int) -> bool:
+    """Whether green tells that it has applied blue's history up to *offset*."""
+    return look.green.offset is not None and look.green.offset >= offset

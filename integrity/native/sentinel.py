@@ -16,6 +16,8 @@ from integrity.replies import ErrorReply
 from integrity.wire import Connection, pack
 
 _EXPIRES_MS: Final = 60_000
+_PADDING_BYTES: Final = 2048
+"""Dragonfly acknowledges what it has applied once a second, or after a kilobyte."""
 
 
 class Sentinels:
@@ -29,7 +31,7 @@ class Sentinels:
         self._source = source
         self._target = target
         self._key = key.encode()
-        self._token = secrets.token_hex(16).encode()
+        self._token = secrets.token_hex(16).encode() + b"." * _PADDING_BYTES
         self._planted: set[int] = set()
         self.refusal = "" if key else "native.sentinel_key is empty"
         """Why there are none, or not in every database."""

@@ -78,6 +78,7 @@ class SyncPhase:
     :param direction: in which an earlier process of this run followed; forward for a new run.
     :param until_equal: end as soon as both sides were proven equal.
     :param stand_by: called about once a second; ends cutovers and rollbacks whose process is gone.
+    :param replicates: green is about to be a replica, or is one, and need not be writable yet.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class SyncPhase:
         direction: Direction = Direction.FORWARD,
         until_equal: bool = False,
         stand_by: Callable[[SyncPhase], None] = lambda phase: None,
+        replicates: bool = False,
     ) -> None:
         self._stand_by = stand_by
         self._stood_by = 0.0
@@ -115,7 +117,7 @@ class SyncPhase:
         path = spool_path(settings.state_dir, handle.id, direction)
         left = read_spool(path)
         self._spool = Spool(path)
-        self._follower = self._follower_of(self._link(direction))
+        self._follower = self._follower_of(self._link(direction, writable=not replicates))
         # What an earlier process had not carried over; everything is compared anyway, but these are at risk until then.
         self._follower.dirty.suspected(left)
 

@@ -30,6 +30,8 @@ class VerifyPhase:
         self._handle = handle
         self._progress = progress
         self._rules = Rules.of(settings.rules)
+        self.coverage: Coverage | None = None
+        """What was compared of what there was, once it has run."""
 
     def run(self, servers: Servers, detail: dict[str, object]) -> Conclusion:
         """Compare, conclude, and put what there is to tell into *detail*.
@@ -148,6 +150,7 @@ class VerifyPhase:
             servers.databases if limited else None,
             totals.excluded,
         )
+        self.coverage = coverage
         rechecks, settled = generations
         detail.update(
             meter.finish()

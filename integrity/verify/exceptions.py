@@ -22,7 +22,7 @@ from integrity.settings import ConflictPolicy, ExtraPolicy, Settings
 from integrity.transfer.copy import TYPED_REWRITE
 
 EXPIRY_LIMIT: Final = "expiry-limit"
-_DRAGONFLY_LIMIT_MS: Final = 268_435_455_000
+DRAGONFLY_LIMIT_MS: Final = 268_435_455_000
 _WRITTEN_WITHIN_MS: Final = 90 * 24 * 3600 * 1000
 """How long ago a clamped expiry may have been written: it lies that much before the limit by now."""
 _EXPIRIES: Final = frozenset({FindingClass.EXPIRY, FindingClass.FIELD_EXPIRY})
@@ -88,7 +88,7 @@ class FindingRules:
         if self._target.engine != "dragonfly" or not ours or not theirs or theirs < 0 or ours <= theirs:
             return False
         away = theirs - self._now_ms()
-        return _DRAGONFLY_LIMIT_MS - _WRITTEN_WITHIN_MS <= away <= _DRAGONFLY_LIMIT_MS + _CLOCKS_MS
+        return DRAGONFLY_LIMIT_MS - _WRITTEN_WITHIN_MS <= away <= DRAGONFLY_LIMIT_MS + _CLOCKS_MS
 
 
 def _only_counters(finding: NewFinding) -> bool:
