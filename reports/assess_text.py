@@ -53,7 +53,8 @@ def _told(result: ResultView) -> Iterator[str]:
         shown = ", ".join(result.items[:_ITEMS_SHOWN])
         more = len(result.items) - _ITEMS_SHOWN
         yield from _wrapped(f"found: {shown}{f' and {more} more' if more > 0 else ''}", "      ")
-    evidence = list(flatten(result.evidence))
+    telling = {name: value for name, value in result.evidence.items() if value not in ([], {}, "", None)}
+    evidence = list(flatten(telling))
     for name, value in evidence[:_EVIDENCE_SHOWN]:
         yield from _wrapped(f"{name.replace('_', ' ')}: {value}", "      ")
     if len(evidence) > _EVIDENCE_SHOWN:
