@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from integrity.assess.host_room import disk, fork
 from integrity.assess.memory import MIB, MemoryNeed, mib, number
 from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed
 from integrity.assess.subject import Subject
@@ -254,5 +255,7 @@ CHECKS: Final = (
     Check("capacity.rss", "The target's resident memory", Severity.BLOCKING, _rss, at_cutover=False),
     Check("capacity.eviction", "Eviction", Severity.BLOCKING, _eviction),
     Check("capacity.threads", "Threads of the target", Severity.WARNING, _threads),
+    Check("capacity.disk", "Disk on this machine", Severity.BLOCKING, disk, at_cutover=False),
+    Check("capacity.fork", "A fork of the source", Severity.BLOCKING, fork, at_cutover=False),
     Check("capacity.connections", "Connections", Severity.BLOCKING, _connections),
 )

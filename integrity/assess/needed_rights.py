@@ -254,6 +254,7 @@ _NEEDED: Final[dict[tuple[Side, RunPart], tuple[Right, ...]]] = {
         *_WRITE,
         _right("replicaof", b"NO", b"ONE", engines=_DRAGONFLY),
         _right("role", engines=_DRAGONFLY),
+        _right("config|get", b"masterauth", engines=_DRAGONFLY),
         _right("config|set", b"masterauth", b"", engines=_DRAGONFLY),
     ),
 }
