@@ -45,6 +45,9 @@ class CommandEntry:
     """As ``write`` or ``admin``."""
     categories: frozenset[str]
     """Of the ACL, lower case, without ``@``."""
+    keys: tuple[int, int, int] = (0, 0, 0)
+    """Place of the first key, of the last (negative: from the end), and the step; zeros where there is none, or where
+    the places depend on the other arguments."""
     subcommands: Mapping[str, CommandEntry] = field(default_factory=dict)
     """Empty for a command that has none, and where the server does not list them."""
 
@@ -57,6 +60,14 @@ class CommandEntry:
     def writes(self) -> bool:
         """Whether it, or one of its subcommands, changes data."""
         return "write" in self.flags or any(entry.writes for entry in self.subcommands.values())
+
+    def key_places(self, arguments: int) -> list[int] | None:
+        """Which of so many arguments (from 0, without the name) are certain to be keys; None where it is not told."""
+        first, last, step = self.keys
+        if not first:
+            return None if "movablekeys" in self.flags else []
+        end = last if last > 0 else arguments + last + 1
+        return [place - 1 for place in range(first, end + 1, max(1, step)) if place <= arguments]
 
     def refuses(self, arguments: int) -> bool:
         """Whether the server refuses the command with so many arguments, its name counted."""
@@ -99,7 +110,7 @@ class CommandTable:
                 0,
                 found.flags if found else frozenset(),
                 found.categories if found else frozenset(),
-                subs,
+                subcommands=subs,
             )
         return cls(entries)
 
@@ -136,8 +147,14 @@ def _entry(item: Reply) -> CommandEntry | None:
         item[1] if isinstance(item[1], int) else 0,
         _words(item[2]),
         frozenset(word.removeprefix("@") for word in _words(item[6] if len(item) > 6 else None)),
+        _places(item[3:6]),
         subcommands,
     )
+
+
+def _places(replies: list[Reply]) -> tuple[int, int, int]:
+    numbers = [reply for reply in replies if isinstance(reply, int)]
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else (0, 0, 0)
 
 
 def _words(reply: Reply) -> frozenset[str]:
