@@ -13,7 +13,7 @@ from integrity.census.questions import Columns
 from integrity.endpoint import Endpoint
 from integrity.kinds.field_expiry import expiry_command
 from integrity.replies import Reply
-from integrity.sizes import LENGTH_COMMANDS, sizes_by_length
+from integrity.sizes import LENGTH_COMMANDS, memory_usage, sizes_by_length
 from integrity.standby import Standby
 from integrity.wire import Connection, argument
 
@@ -39,7 +39,8 @@ class Closer:
         self.made_for_expiries = 0
         self.live = 0
         self.former = 0
-        self.examples: list[KeyFact] = []
+        self.live_examples: list[KeyFact] = []
+        self.former_examples: list[KeyFact] = []
         self.streams_with_groups = 0
         self.streams_that_count = 0
 
@@ -105,9 +106,17 @@ class Closer:
             expiring = sum(isinstance(time, int) and time > 0 for time in reply)
             self.live += bool(expiring)
             self.former += not expiring
-            if len(self.examples) < self._listed:
+            examples = self.live_examples if expiring else self.former_examples
+            if len(examples) < self._listed:
                 detail = f"{expiring:,} of its fields expire" if expiring else "no field expires any more"
-                self.examples.append(KeyFact(database, key, "hash", 0, len(names), detail))
+                examples.append(KeyFact(database, key, "hash", 0, len(names), detail))
+
+    def with_memory(self, fact: KeyFact) -> KeyFact:
+        """The same key with its memory use; 0 where the server does not tell.
+
+        :raises ServerError: the connection is lost.
+        """
+        return replace(fact, bytes=memory_usage(self._connection(fact.database), [fact.key])[0])
 
     def lengths(self, facts: Iterable[KeyFact]) -> list[KeyFact]:
         """The same keys with the number of their elements, or bytes of a string; 0 where that cannot be told.

@@ -24,6 +24,8 @@ class KeyFact:
     elements: int
     """Elements, or bytes of a string; 0 where it was not asked or is gone."""
     detail: str = ""
+    heat: int = 0
+    """By OBJECT FREQ, 255 at most; 0 where it was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Census:
     """Hashes with expiring fields by the server's own count, in these databases, when it began; None where it does not
     count.  Redis counts some of which no field expires any more."""
     field_expiry_examples: tuple[KeyFact, ...] = ()
+    """Of hashes of which a field does expire."""
+    field_expiry_former_examples: tuple[KeyFact, ...] = ()
     beyond_expiry: int = 0
     """Keys that expire in more than 268,435,455 seconds (8.5 years), which is as far as Dragonfly keeps."""
     beyond_expiry_examples: tuple[KeyFact, ...] = ()

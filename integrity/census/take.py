@@ -25,7 +25,7 @@ from integrity.transfer.throttle import Throttle
 from integrity.wire import Connection, pack
 
 _FAR_AWAY: Final = float("inf")
-_PHASE: Final = "census"
+_NAME: Final = "census"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ class _Taking:
         self._sampled = settings.assess.mode == "sampled"
         self._listed = settings.assess.listed_keys
         self._tally = Tally(self._listed)
+        self._expected = 0
+        self._began = monotonic()
         self._course = Course(
             anywhere=identity.engine in {"redis", "valkey"}, seconds=settings.assess.sample_seconds
         )
@@ -85,7 +87,7 @@ class _Taking:
     def take(self) -> Census:
         settings = self._settings
         with ExitStack() as stack:
-            connection = stack.enter_context(self._source.connect(_PHASE))
+            connection = stack.enter_context(self._source.connect(_NAME))
             before = self._ask_before(connection)
             counts_uses = "lfu" in before.policy
             lengths_first = asks_lengths_first(self._identity.engine)
@@ -93,9 +95,7 @@ class _Taking:
             self._closer = stack.enter_context(Closer(self._source, self._listed))
             total = sum(before.present.values())
             plan = quotas(before.present, settings.assess.sample_keys if self._sampled else total)
-            self._progress.phase(
-                _PHASE, sum(before.present[n] if quota is None else quota for n, quota in plan.items())
-            )
+            self._expected = sum(before.present[n] if quota is None else quota for n, quota in plan.items())
             pace = stack.enter_context(
                 Throttle(
                     settings.throttle,
@@ -105,13 +105,11 @@ class _Taking:
                     progress=self._progress,
                 )
             )
-            began = monotonic()
-            deadline = began + settings.assess.sample_seconds if self._sampled else _FAR_AWAY
+            self._began = monotonic()
+            deadline = self._began + settings.assess.sample_seconds if self._sampled else _FAR_AWAY
             walker = Walker(connection, self._questions, pace, self._take_page, remember=self._sampled)
             self._walk(walker, plan, deadline)
-            census = self._result(before, began)
-        self._progress.phase_ended()
-        return census
+            return self._result(before)
 
     # -- before -------------------------------------------------------------------------------------------------
 
@@ -168,18 +166,26 @@ class _Taking:
             self._tally.exclude(database, selection.excluded)
             if len(selection.kept) < count:
                 keys, columns = [keys[i] for i in selection.kept], only(columns, selection.kept)
-        size = self._tally.size
         if keys:
             streams, made_for_expiries = self._tally.add(database, keys, columns)
             if streams:
                 self._closer.look_at_streams(database, streams)
             if made_for_expiries:
                 self._closer.look_at_hashes(database, made_for_expiries)
-        self._progress.advance(count, self._tally.size - size)
+        self._show()
+
+    def _show(self) -> None:
+        done, expected = self._tally.looked_at.total(), self._expected
+        rate = done / max(monotonic() - self._began, 1e-3)
+        left = max(0, expected - done) / rate if rate else 0.0
+        self._progress.show(
+            f"{_NAME:<9} {done:,} of {expected:,} keys ({min(1.0, done / max(1, expected)):.0%}), {rate:,.0f} keys/s, "
+            f"{left:,.0f} s left"
+        )
 
     # -- after --------------------------------------------------------------------------------------------------
 
-    def _result(self, before: _Before, began: float) -> Census:
+    def _result(self, before: _Before) -> Census:
         tally, closer = self._tally, self._closer
         seen = {
             database: Seen(present, tally.looked_at[database], database in self._course.whole)
@@ -189,14 +195,14 @@ class _Taking:
         big = closer.lengths(self._facts(tally.big))
         longest = closer.lengths(self._facts(tally.strings))
         hot = closer.lengths(
-            KeyFact(database, key, kind, 0, 0, f"OBJECT FREQ {number}")
+            closer.with_memory(KeyFact(database, key, kind, 0, 0, heat=number))
             for number, database, key, kind in tally.hot.first()
         )
         census = Census(
             full=full,
             keys_present=sum(before.present.values()),
             keys_looked_at=tally.looked_at.total(),
-            seconds=monotonic() - began,
+            seconds=monotonic() - self._began,
             method="",
             databases=seen,
             excluded=dict(tally.excluded),
@@ -217,7 +223,8 @@ class _Taking:
             field_expiry_live=closer.live,
             field_expiry_former=closer.former,
             field_expiry_told=before.field_expiries,
-            field_expiry_examples=tuple(closer.examples),
+            field_expiry_examples=tuple(closer.live_examples),
+            field_expiry_former_examples=tuple(closer.former_examples),
             beyond_expiry=tally.beyond,
             beyond_expiry_examples=tuple(closer.lengths(tally.beyond_examples)),
             stream_groups=closer.streams_with_groups,
