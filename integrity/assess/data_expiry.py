@@ -51,7 +51,8 @@ def _what_it_means(subject: Subject) -> tuple[Severity, str, str]:
     if subject.strategy is Strategy.NATIVE:
         return (
             Severity.BLOCKING,
-            "Dragonfly cannot read them from a replication stream, and its full synchronisation begins again without end",
+            "Dragonfly cannot read them from a replication stream, and its full synchronisation begins again "
+            "without end",
             "Take --strategy copy, which carries them with typed commands; or remove the expiries and write the hashes "
             "anew.",
         )
@@ -64,8 +65,8 @@ def _what_it_means(subject: Subject) -> tuple[Severity, str, str]:
     if subject.target_identity.engine == "dragonfly":
         return (
             Severity.WARNING,
-            "they are carried with typed commands, more slowly than by DUMP; Dragonfly keeps them in whole seconds, up to "
-            "8.5 years ahead, and its fields expire up to a second early or late",
+            "they are carried with typed commands, more slowly than by DUMP; Dragonfly keeps them in whole seconds, "
+            "up to 8.5 years ahead, and its fields expire up to a second early or late",
             "See that no application needs milliseconds there, or HPEXPIRE, HPERSIST or HPTTL, which it does not know.",
         )
     return Severity.INFO, "they are carried and compared", ""
