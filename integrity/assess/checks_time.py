@@ -74,8 +74,8 @@ def _clocks(subject: Subject) -> Finding:
     if apart - source.uncertain_ms - target.uncertain_ms > most:
         return found(
             Severity.BLOCKING,
-            f"The servers' clocks are {apart:,.0f} ms apart: keys that expire would leave the target that much earlier or "
-            "later than the source.",
+            f"The servers' clocks are {apart:,.0f} ms apart: keys that expire would leave the target that much earlier "
+            "or later than the source.",
             remedy,
             items=(),
             **evidence,
@@ -164,8 +164,7 @@ def _slow(subject: Subject) -> Finding:
         "slowlog": length if isinstance(length, int) else None,
         "spikes_ms": spikes,
     }
-    refused = isinstance(latest, ErrorReply) and isinstance(length, ErrorReply)
-    if refused:
+    if isinstance(latest, ErrorReply) and isinstance(length, ErrorReply):
         return unknown(
             Severity.INFO,
             f"Whether the source has stalled lately, it does not tell ({latest}).",
@@ -197,12 +196,13 @@ def _slow(subject: Subject) -> Finding:
 
 def _spikes(reply: Reply) -> dict[str, int]:
     """Event → the longest stall in milliseconds, by LATENCY LATEST; empty where it is not watched."""
-    found_: dict[str, int] = {}
+    longest_by_event: dict[str, int] = {}
     for entry in reply if isinstance(reply, list) else []:
         match entry:
-            case [bytes() as name, int(), int(), int() as longest, *_]:
-                found_[name.decode("utf-8", "replace")] = longest
-    return found_
+            case [bytes(name), int(), int(), int(longest), *_]:
+                event = name.decode("utf-8", "replace")
+                longest_by_event[event] = longest
+    return longest_by_event
 
 
 CHECKS: Final = (

@@ -194,7 +194,7 @@ _CLIENTS: Final = (
     _right("client|list"),
     _right("client|kill", b"ID", b"0"),
 )
-_FENCE: Final = (
+FENCE_RIGHTS: Final = (
     *_CLIENTS,
     _right("client|pause", b"1", b"WRITE"),
     _right("client|unpause"),
@@ -236,8 +236,8 @@ _NEEDED: Final[dict[tuple[Side, RunPart], tuple[Right, ...]]] = {
     ("source", RunPart.SNAPSHOT): (*_COPY_FROM, *_SNAPSHOT),
     ("source", RunPart.SYNC): (*_COPY_FROM, *_FEED),
     # Behind the fence Greenfly writes as a user that it makes itself (integrity/switch/own_user.py).
-    ("source", RunPart.CUTOVER): (*_COPY_FROM, *_FENCE),
-    ("source", RunPart.ROLLBACK): (*_READ, *_FENCE),
+    ("source", RunPart.CUTOVER): (*_COPY_FROM, *FENCE_RIGHTS),
+    ("source", RunPart.ROLLBACK): (*_READ, *FENCE_RIGHTS),
     ("source", RunPart.NATIVE): (
         *_COPY_FROM,
         _right("psync", b"?", b"-1", engines=_REDIS),
@@ -247,8 +247,8 @@ _NEEDED: Final[dict[tuple[Side, RunPart], tuple[Right, ...]]] = {
     ("target", RunPart.COPY): (*_READ, *_WRITE),
     ("target", RunPart.SNAPSHOT): (),
     ("target", RunPart.SYNC): (*_READ, *_WRITE),
-    ("target", RunPart.CUTOVER): (*_READ, *_WRITE, *_CLIENTS, *_FENCE, *_FALLBACK_FROM),
-    ("target", RunPart.ROLLBACK): (*_READ, *_WRITE, *_FENCE, *_FALLBACK_FROM),
+    ("target", RunPart.CUTOVER): (*_READ, *_WRITE, *_CLIENTS, *FENCE_RIGHTS, *_FALLBACK_FROM),
+    ("target", RunPart.ROLLBACK): (*_READ, *_WRITE, *FENCE_RIGHTS, *_FALLBACK_FROM),
     ("target", RunPart.NATIVE): (
         *_READ,
         *_WRITE,
