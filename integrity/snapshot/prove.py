@@ -172,6 +172,11 @@ def judge(totals: RestoreTotals, proof: Proof) -> tuple[Verdict, str]:
     if not proof.equal:
         return Verdict.INCONCLUSIVE, "no key was compared"
     expired = f", {proof.expired:,} have expired" if proof.expired else ""
+    if totals.not_carried:
+        return Verdict.PASS_WITH_EXCEPTIONS, (
+            f"{proof.equal:,} keys equal the snapshot{expired}, but for what typed commands do not carry of "
+            f"{totals.not_carried:,} streams"
+        )
     if totals.skipped:
         return Verdict.PASS_WITH_EXCEPTIONS, (
             f"{proof.equal:,} keys equal the snapshot{expired}; "

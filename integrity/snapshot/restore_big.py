@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from integrity.endpoint import Identity
-from integrity.kinds import KINDS
+from integrity.kinds import KINDS, STREAM
 from integrity.kinds.pieces import Piece, WriteRefused
 from integrity.rdb.errors import MalformedBody
 from integrity.replies import ErrorReply
 from integrity.settings import ConflictPolicy
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.walk import Damage
-from integrity.transfer.payload import KIND_BY_RDB_TYPE
 from integrity.transfer.place import rename, set_expiry
 from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames
@@ -34,6 +33,8 @@ class Outcome:
     what: Literal["written", "kept", "refused"]
     """``kept``: the target has this key, and the policy is not to replace it."""
     detail: str = ""
+    lost: tuple[str, ...] = ()
+    """What typed commands could not carry."""
 
 
 class BigRestorer:
@@ -55,18 +56,20 @@ class BigRestorer:
         self._names = names
         self._replace = conflict is ConflictPolicy.REPLACE
 
-    def write(self, row: ManifestRow, pieces: Iterator[Piece]) -> Outcome:
-        """Write one key; *pieces* are used up, whatever happens.
+    def write(self, row: ManifestRow, name: bytes, pieces: Iterator[Piece]) -> Outcome:
+        """Write one key as *name*; *pieces* are used up, whatever happens.
 
         :raises Damage: the body is not the one of the manifest; nothing is left of it.
         :raises ServerError: the target is lost, full, read-only or refuses this user.
         """
-        if not self._replace and self._target.command(b"EXISTS", row.key):
+        if not self._replace and self._target.command(b"EXISTS", name):
             _drain(pieces)
             return Outcome("kept")
-        temporary = self._names.name(_SLOT, row.key)
+        temporary = self._names.name(_SLOT, name)
+        # Whoever was killed may have left it.
+        self._target.command(b"UNLINK", temporary)
         try:
-            return self._write(row, temporary, pieces)
+            return self._write(row, name, temporary, pieces)
         except (WriteRefused, MalformedBody) as error:
             self._target.command(b"UNLINK", temporary)
             if isinstance(error, WriteRefused):
@@ -80,10 +83,10 @@ class BigRestorer:
             self._target.command(b"UNLINK", temporary)
             raise
 
-    def _write(self, row: ManifestRow, temporary: bytes, pieces: Iterable[Piece]) -> Outcome:
-        kind = KINDS[KIND_BY_RDB_TYPE[row.rdb_type].encode()]
+    def _write(self, row: ManifestRow, name: bytes, temporary: bytes, pieces: Iterable[Piece]) -> Outcome:
+        kind = KINDS[row.kind.encode()]
         lost = kind.write(self._target, temporary, pieces)
-        if lost:
+        if lost and kind is not STREAM:
             # Without them, what was to expire would stay for ever.
             self._target.command(b"UNLINK", temporary)
             return Outcome("refused", f"the target cannot hold {' and '.join(lost)}")
@@ -92,7 +95,7 @@ class BigRestorer:
         moved = rename(
             self._target,
             temporary,
-            row.key,
+            name,
             only_new=not self._replace,
             in_transaction=self._in_transaction,
         )
@@ -101,11 +104,11 @@ class BigRestorer:
                 raise WriteRefused(moved)
             # Its expiry has passed, and so has that of the old value's successor.
             if self._replace:
-                self._target.command(b"UNLINK", row.key)
+                self._target.command(b"UNLINK", name)
         elif moved == 0:
             self._target.command(b"UNLINK", temporary)
             return Outcome("kept")
-        return Outcome("written")
+        return Outcome("written", lost=lost)
 
 
 def _drain(pieces: Iterator[Piece]) -> None:

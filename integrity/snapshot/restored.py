@@ -45,6 +45,8 @@ class RestoreOutcome:
             "relabelled": self.totals.relabelled,
             "downgraded": self.totals.downgraded,
             "in_pieces": self.totals.in_pieces,
+            "rewritten": self.totals.rewritten,
+            "not_carried": self.totals.not_carried,
             "bytes": self.totals.size,
             "equal": self.proof.equal,
             "expired": self.proof.expired,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from typing import Literal
 
 from integrity.checksum import Fingerprint
 from integrity.snapshot.header import DatabaseEntry
+from integrity.snapshot.manifest import ManifestRow
 
 
 @dataclass(slots=True)
@@ -67,6 +69,19 @@ class RefusedKey:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class OddKey:
+    """A key that was not written, or not all of it."""
+
+    what: Literal["kept", "refused", "not carried"]
+    """``kept``: the target has it, and the policy is to leave it; ``not carried``: written, but for what is told."""
+    database: int
+    """Of the snapshot, as is the name."""
+    key: bytes
+    kind: str
+    detail: str
+
+
 @dataclass(slots=True)
 class RestoreTotals:
     """What one restore wrote, growing while it runs."""
@@ -80,10 +95,21 @@ class RestoreTotals:
     """Streams that the target took only in an older form."""
     in_pieces: int = 0
     """Big keys that were written with typed commands."""
+    rewritten: int = 0
+    """Other keys that were, because the target refused their payload."""
+    not_carried: int = 0
+    """Of these, keys of which typed commands could not carry everything."""
     left_out: int = 0
-    """Keys of databases that were not asked for."""
+    """Keys of databases that were not asked for, or that a rule leaves out."""
     size: int = 0
     """Payload bytes written, of big keys the bytes of the body."""
     refused: list[RefusedKey] = field(default_factory=list)
     not_written: array[int] = field(default_factory=lambda: array("Q"))
     """Row numbers, ascending, of the keys that were skipped or refused."""
+    tallies: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    """(database, kind) → keys and bytes of bodies that were written."""
+
+    def tally(self, row: ManifestRow) -> None:
+        """Count one key that was written."""
+        keys, size = self.tallies.get((row.database, row.kind), (0, 0))
+        self.tallies[row.database, row.kind] = (keys + 1, size + row.length)

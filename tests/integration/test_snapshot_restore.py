@@ -14,9 +14,12 @@ import pytest
 from greenfly.demo.dataset import fill
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint
+from integrity.kinds.pieces import Piece
+from integrity.rdb.errors import UnsupportedBody
 from integrity.rdb.payload import payload_of
 from integrity.settings import BigValueSettings, ConflictPolicy, EndpointSettings
-from integrity.snapshot import prove, restore
+from integrity.snapshot import prove, restore_batch
+from integrity.snapshot import restore as restore_module
 from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.files import hash_file
 from integrity.snapshot.header import FileEntry, read_header
@@ -209,17 +212,38 @@ def test_an_expired_key_removes_the_old_value_under_replace(
     assert green.client.get("short") is None
 
 
-def test_a_refused_payload_over_an_existing_key_leaves_the_old_value_and_is_listed(
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send the payload of one key under a type that no server knows, with a right checksum."""
+
+    def damaged(rdb_type: int, body: bytes, version: int) -> bytes:
+        return payload_of(99 if body.endswith(b"snapshot") else rdb_type, body, version)
+
+    monkeypatch.setattr(restore_batch, "payload_of", damaged)
+
+
+def test_a_refused_payload_over_an_existing_key_is_written_with_typed_commands(
+    green: Store, greenfly: Greenfly, three: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    green.client.set("a", "an older value")
+    refuse(monkeypatch)
+
+    run = put_back(greenfly, three, green, "--conflict", "replace")
+
+    assert (run.exit_code, run.at("verdict"), run.at("rewritten")) == (0, "PASS", 1), run.stdout
+    assert green.client.get("a") == b"from the snapshot"
+
+
+def test_a_refused_payload_that_cannot_be_decoded_leaves_the_old_value_and_is_listed(
     green: Store, greenfly: Greenfly, three: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     green.client.set("a", "an older value")
     green.client.set("b", "another")
+    refuse(monkeypatch)
 
-    def damaged(rdb_type: int, body: bytes, version: int) -> bytes:
-        # A type that no server knows, with a right checksum.
-        return payload_of(99 if body.endswith(b"snapshot") else rdb_type, body, version)
+    def unknown(rdb_type: int, body: bytes, version: int) -> list[Piece]:
+        raise UnsupportedBody("an encoding that nobody knows")
 
-    monkeypatch.setattr(restore, "payload_of", damaged)
+    monkeypatch.setattr(restore_batch, "whole_pieces", unknown)
 
     run = put_back(greenfly, three, green, "--conflict", "replace")
 
@@ -394,7 +418,7 @@ def test_no_more_than_two_batches_are_held(
     for number in range(120):
         blue.client.set(f"k{number}", randbytes(5_000))
     folder = take_here(blue, tmp_path / "taken").directory
-    monkeypatch.setattr(restore, "_BATCH_BYTES", 50_000)
+    monkeypatch.setattr(restore_module, "_BATCH_BYTES", 50_000)
     target = Endpoint.from_settings("target", EndpointSettings.model_validate({"url": green_redis.url}))
     batches: list[int] = []
     restorer = Restorer(
