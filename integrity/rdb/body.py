@@ -89,6 +89,10 @@ class Body:
             return decompress(self.take(compressed), size)
         raise MalformedBody(f"string encoding {first:#x} is not known", self._at - 1)
 
+    def strings(self, count: int) -> list[bytes]:
+        """The next *count* strings."""
+        return [self.string() for _ in range(count)]
+
     def string_parts(self, most: int) -> Iterator[bytes]:
         """The next string in parts of about *most* bytes."""
         self._need(1)

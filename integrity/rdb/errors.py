@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,10 @@ class MalformedBody(ValueError):
 
 class UnsupportedBody(MalformedBody):
     """Bytes of a format that this version of Greenfly does not know."""
+
+
+MALFORMED: Final = (IndexError, struct.error, ValueError)
+"""What decoding raises for bytes that are cut off or not what they should be; :class:`MalformedBody` is among them."""
 
 
 class RdbError(ArtifactError):

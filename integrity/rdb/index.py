@@ -13,13 +13,15 @@ from typing import Final, TypeAlias
 from xxhash import xxh3_64_intdigest
 
 from integrity.kinds import KINDS, MalformedReply
-from integrity.kinds.pieces import PieceSize
+from integrity.kinds.base import elements_of
+from integrity.kinds.pieces import Piece, PieceSize
 from integrity.rdb import types
 from integrity.rdb.big_entry import BigEntry
 from integrity.rdb.entry import Entry
-from integrity.rdb.errors import MalformedBody, RdbDamaged, UnsupportedBody
+from integrity.rdb.errors import MALFORMED, MalformedBody, RdbDamaged, UnsupportedBody
+from integrity.rdb.expiring import without_expired
 from integrity.rdb.reader import RdbReader
-from integrity.rdb.values import MALFORMED, decoder_for, kind_of, value_of
+from integrity.rdb.values import decoder_for, kind_of, value_of
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
 
 _BATCH_KEYS: Final = 1000
@@ -65,15 +67,29 @@ class IndexBatch:
         )
 
 
-def index(reader: RdbReader, path: Path, limit: PieceSize, *, digests: bool = True) -> Iterator[IndexBatch]:
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What digests are made with."""
+
+    path: Path
+    version: int
+    digests: bool
+    as_of_ms: int | None
+
+
+def index(
+    reader: RdbReader, path: Path, limit: PieceSize, *, digests: bool = True, as_of_ms: int | None = None
+) -> Iterator[IndexBatch]:
     """Every key of the file that *reader* has begun, in file order.  Its end is proved when the iteration ends.
 
     :param path: the file's name, for errors.
     :param limit: the pieces in which big values are decoded.
     :param digests: whether values are decoded; without, bodies are hashed all the same.
+    :param as_of_ms: digests leave out fields whose expiry had passed then; see :func:`~integrity.rdb.values.value_of`.
     :raises RdbDamaged: the file is cut off or was changed, or a value is not what its type says.
     :raises RdbUnsupported: it holds something unknown.
     """
+    making = _Making(path, reader.version, digests, as_of_ms)
     waiting: list[Entry] = []
     size = 0
     for entry in reader:
@@ -83,15 +99,15 @@ def index(reader: RdbReader, path: Path, limit: PieceSize, *, digests: bool = Tr
             if len(waiting) < _BATCH_KEYS and size < _BATCH_BYTES:
                 continue
         if waiting:
-            yield _batch(waiting, reader.version, path, digests)
+            yield _batch(waiting, making)
             waiting, size = [], 0
         if isinstance(entry, BigEntry):
-            yield _big(entry, path, limit, digests)
+            yield _big(entry, limit, making)
     if waiting:
-        yield _batch(waiting, reader.version, path, digests)
+        yield _batch(waiting, making)
 
 
-def _batch(entries: list[Entry], version: int, path: Path, digests: bool) -> IndexBatch:
+def _batch(entries: list[Entry], making: _Making) -> IndexBatch:
     kinds = [KIND_BY_RDB_TYPE[entry.rdb_type] for entry in entries]
     by_type: dict[int, list[int]] = {}
     for position, entry in enumerate(entries):
@@ -99,13 +115,13 @@ def _batch(entries: list[Entry], version: int, path: Path, digests: bool) -> Ind
     made: list[bytes | None] = [None] * len(entries)
     for position in by_type.pop(types.MODULE, ()):
         entry = entries[position]
-        kinds[position] = _kind(entry, path)
-        if digests:
-            made[position] = _digest(entry, kinds[position], version, path)
-    if digests:
+        kinds[position] = _kind(entry, making.path)
+        if making.digests:
+            made[position] = _digest(entry, kinds[position], making)
+    if making.digests:
         for rdb_type, positions in by_type.items():
             those = [entries[i] for i in positions]
-            for position, digest in zip(positions, _digests(rdb_type, those, version, path), strict=True):
+            for position, digest in zip(positions, _digests(rdb_type, those, making), strict=True):
                 made[position] = digest
     return IndexBatch(
         [entry.database for entry in entries],
@@ -120,29 +136,29 @@ def _batch(entries: list[Entry], version: int, path: Path, digests: bool) -> Ind
     )
 
 
-def _digests(rdb_type: int, entries: list[Entry], version: int, path: Path) -> Sequence[bytes | None]:
+def _digests(rdb_type: int, entries: list[Entry], making: _Making) -> Sequence[bytes | None]:
     """The digests of values of one type."""
     kind = KINDS.get(KIND_BY_RDB_TYPE[rdb_type].encode())
-    decode = decoder_for(rdb_type, version)
+    decode = decoder_for(rdb_type, making.version, making.as_of_ms)
     if kind is None or decode is None:
         return [None] * len(entries)
     try:
         return kind.digests([decode(entry.body) for entry in entries])
     except MALFORMED:
         # Which one it was is found by looking at each by itself.
-        return [_digest(entry, kind.name, version, path) for entry in entries]
+        return [_digest(entry, kind.name, making) for entry in entries]
 
 
-def _digest(entry: Entry, kind_name: str, version: int, path: Path) -> bytes | None:
+def _digest(entry: Entry, kind_name: str, making: _Making) -> bytes | None:
     kind = KINDS.get(kind_name.encode())
     if kind is None:
         return None
     try:
-        return kind.digest(value_of(entry.rdb_type, entry.body, version))
+        return kind.digest(value_of(entry.rdb_type, entry.body, making.version, making.as_of_ms))
     except UnsupportedBody:
         return None
     except (MalformedBody, MalformedReply) as error:
-        raise RdbDamaged(path, f"the value of a key is malformed: {error}", entry.offset) from error
+        raise RdbDamaged(making.path, f"the value of a key is malformed: {error}", entry.offset) from error
 
 
 def _kind(entry: Entry, path: Path) -> str:
@@ -152,18 +168,20 @@ def _kind(entry: Entry, path: Path) -> str:
         raise RdbDamaged(path, f"the value of a key is malformed: {error}", entry.offset) from error
 
 
-def _big(entry: BigEntry, path: Path, limit: PieceSize, digests: bool) -> IndexBatch:
+def _big(entry: BigEntry, limit: PieceSize, making: _Making) -> IndexBatch:
     kind_name = KIND_BY_RDB_TYPE[entry.rdb_type]
     kind = KINDS.get(kind_name.encode())
     digest = None
-    if digests and kind is not None and entry.comes_in_pieces:
+    if making.digests and kind is not None and entry.comes_in_pieces:
         hasher = kind.hasher()
         try:
             for piece in entry.pieces(limit):
-                hasher.add(piece)
+                hasher.add(_shown(piece, making.as_of_ms))
             digest = hasher.digest()
         except MalformedReply as error:
-            raise RdbDamaged(path, f"the value of a key is malformed: {error}", entry.offset) from error
+            raise RdbDamaged(
+                making.path, f"the value of a key is malformed: {error}", entry.offset
+            ) from error
     else:
         beginning = bytearray()
         entry.skim(lambda data: beginning.extend(data[: _BEGINNING_BYTES - len(beginning)]))
@@ -181,3 +199,10 @@ def _big(entry: BigEntry, path: Path, limit: PieceSize, digests: bool) -> IndexB
         [entry.length],
         [entry.body_xxh3],
     )
+
+
+def _shown(piece: Piece, as_of_ms: int | None) -> Piece:
+    if as_of_ms is None or not piece.expiries:
+        return piece
+    elements, times = without_expired(elements_of(piece.content), piece.expiries, as_of_ms)
+    return Piece([*elements], expiries=tuple(times))

@@ -58,23 +58,27 @@ def _expand(data: bytes, out: bytearray, end: int) -> int:
         while at < end:
             control = data[at]
             if control < 32:
-                out += data[at + 1 : at + control + 2]
-                at += control + 2
+                stop = at + control + 2
+                out += data[at + 1 : stop]
+                at = stop
                 continue
-            count = control >> 5
-            if count == 7:
-                at += 1
-                count += data[at]
-            start = len(out) - ((control & 0x1F) << 8 | data[at + 1]) - 1
-            at += 2
-            count += 2
+            if control < 224:
+                count = (control >> 5) + 2
+                back = (control & 0x1F) << 8 | data[at + 1]
+                at += 2
+            else:
+                count = data[at + 1] + 9
+                back = (control & 0x1F) << 8 | data[at + 2]
+                at += 3
+            start = len(out) - back - 1
             if start < 0:
                 raise MalformedBody("a compressed string is damaged")
-            run = out[start : start + count]
-            if len(run) < count:
-                # A run may go on into what it writes itself.
-                run = (run * (count // len(run) + 1))[:count]
-            out += run
+            if back < count - 1:
+                # The run goes on into what it writes itself.
+                run = out[start:]
+                out += (run * (count // len(run) + 1))[:count]
+            else:
+                out += out[start : start + count]
     except IndexError as error:
         raise MalformedBody("a compressed string ends too early") from error
     if at > len(data):

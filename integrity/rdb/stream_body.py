@@ -16,10 +16,13 @@ from integrity.rdb.packed import listpack
 from integrity.rdb.strings import length_at, string_at
 from integrity.replies import Reply
 
-_DELETED: Final = 1
-_SAME_FIELDS: Final = 2
+# An entry's flags: 1 says that it is deleted, 2 that its fields are those of the node's first.
+_DELETED: Final = frozenset({b"1", b"3"})
+_SAME_FIELDS: Final = frozenset({b"2", b"3"})
+_KNOWN: Final = frozenset({b"0"}) | _DELETED | _SAME_FIELDS
 _MASK: Final = (1 << 64) - 1
-_identifier: Final = Struct(">QQ")
+ENTRY_ID: Final = Struct(">QQ")
+"""An entry's id in a file."""
 _milliseconds: Final = Struct("<q")
 
 
@@ -34,11 +37,7 @@ def stream_reply(form: int, body: bytes) -> Reply:
     walk = _Walk(body)
     entries: list[Reply] = []
     for _ in range(walk.length()):
-        node, packed = walk.string(), walk.string()
-        if len(node) != _identifier.size:
-            raise MalformedBody("a node of a stream has no id")
-        milliseconds, sequence = _identifier.unpack(node)
-        _add_entries(entries, milliseconds, sequence, listpack(packed))
+        add_entries(entries, walk.string(), walk.string())
     length, last = walk.length(), walk.spelled_id()
     if length != len(entries):
         raise MalformedBody(f"a stream has {len(entries):,} entries, and {length:,} by its own count")
@@ -79,8 +78,8 @@ class _Walk:
 
     def raw_id(self) -> bytes:
         """An id in its 16 bytes."""
-        self.at += _identifier.size
-        return self.data[self.at - _identifier.size : self.at]
+        self.at += ENTRY_ID.size
+        return self.data[self.at - ENTRY_ID.size : self.at]
 
     def time(self) -> int:
         """Milliseconds since 1970."""
@@ -88,33 +87,43 @@ class _Walk:
         return int(_milliseconds.unpack_from(self.data, self.at - _milliseconds.size)[0])
 
 
-def _add_entries(into: list[Reply], milliseconds: int, sequence: int, packed: list[bytes]) -> None:
-    """The entries of one node, whose id is *milliseconds* and *sequence*.
+def add_entries(into: list[Reply], node: bytes, data: bytes) -> None:
+    """Append the entries of one node.
 
+    :param node: the node's id, to which the entries' are relative.
+    :param data: the node, a listpack.
+    :raises MalformedBody: it is none.
     :raises IndexError: it is cut off.
     :raises ValueError: it is something else.
     """
+    if len(node) != ENTRY_ID.size:
+        raise MalformedBody("a node of a stream has no id")
+    milliseconds, sequence = ENTRY_ID.unpack(node)
+    packed = listpack(data)
     live, deleted, count = int(packed[0]), int(packed[1]), int(packed[2])
-    names = packed[3 : 3 + count]
+    named: list[Reply] = [None] * (2 * count)
+    named[::2] = packed[3 : 3 + count]
     at = 4 + count
     for _ in range(live + deleted):
-        flags = int(packed[at])
+        flags = packed[at]
         identifier = b"%d-%d" % (
-            (milliseconds + int(packed[at + 1])) & _MASK,
-            (sequence + int(packed[at + 2])) & _MASK,
+            milliseconds + int(packed[at + 1]) & _MASK,
+            sequence + int(packed[at + 2]) & _MASK,
         )
-        at += 3
-        if flags & _SAME_FIELDS:
-            end = at + count
-            fields: list[Reply] = [None] * (2 * count)
-            fields[::2] = names
-            fields[1::2] = packed[at:end]
+        if flags in _SAME_FIELDS:
+            begin = at + 3
+            end = begin + count
+            fields = named.copy()
+            fields[1::2] = packed[begin:end]
         else:
-            end = at + 1 + 2 * int(packed[at])
-            fields = [*packed[at + 1 : end]]
+            begin = at + 4
+            end = begin + 2 * int(packed[at + 3])
+            fields = [*packed[begin:end]]
+        if flags not in _KNOWN:
+            raise MalformedBody("an entry of a stream has unknown flags")
         # Behind each entry stands how many elements it has, for reading backwards.
         at = end + 1
-        if not flags & _DELETED:
+        if flags not in _DELETED:
             into.append([identifier, fields])
             live -= 1
     if live or at != len(packed):
@@ -140,7 +149,7 @@ def _group(form: int, walk: _Walk) -> list[Reply]:
             owner[walk.raw_id()] = name
     try:
         pending: list[Reply] = [
-            [b"%d-%d" % _identifier.unpack(raw), owner[raw], time, count] for raw, time, count in delivered
+            [b"%d-%d" % ENTRY_ID.unpack(raw), owner[raw], time, count] for raw, time, count in delivered
         ]
     except KeyError as error:
         raise MalformedBody("a pending entry belongs to no consumer") from error

@@ -48,6 +48,29 @@ OF_DRAGONFLY: Final = frozenset(
     {JSON, HASH_DRAGONFLY, SET_DRAGONFLY, BLOOM, BLOOM_CHUNKED, COUNT_MIN, TOP_K, CUCKOO}
 )
 
+STREAM_FORMS: Final = {STREAM: 1, STREAM_2: 2, STREAM_3: 3}
+"""Streams of Redis 5, 7.0 and 7.2."""
+PAIRS: Final = frozenset(
+    {
+        SORTED_SET_TEXT,
+        HASH,
+        SORTED_SET,
+        HASH_ZIPMAP,
+        SORTED_SET_ZIPLIST,
+        HASH_ZIPLIST,
+        HASH_LISTPACK,
+        SORTED_SET_LISTPACK,
+        HASH_2,
+        HASH_LISTPACK_EXPIRING_OLD,
+        HASH_EXPIRING,
+        HASH_LISTPACK_EXPIRING,
+        HASH_DRAGONFLY,
+    }
+)
+"""Types whose elements are two strings: hashes and sorted sets."""
+PACKED_NODE: Final = 2
+"""The form of a node of :data:`LIST_QUICKLIST_2` that is a listpack; 1 is one big element."""
+
 # What may stand before a key instead of a type.
 DRAGONFLY_MASK: Final = 220
 SLOT_INFO: Final = 244

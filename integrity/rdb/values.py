@@ -6,17 +6,17 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
-from math import isnan
 from typing import Final
 
 from integrity.kinds.field_expiry import NONE
 from integrity.kinds.pieces import Piece
 from integrity.rdb import types
 from integrity.rdb.body import Body
-from integrity.rdb.errors import MalformedBody, UnsupportedBody
-from integrity.rdb.expiring import Expiring, expiring_decoder
+from integrity.rdb.errors import MALFORMED, MalformedBody, UnsupportedBody
+from integrity.rdb.expiring import Expiring, expiring_decoder, without_expired
 from integrity.rdb.module_id import module_name, module_version
 from integrity.rdb.packed import intset, listpack, ziplist, zipmap
+from integrity.rdb.scores import spelled, text_score
 from integrity.rdb.stream_body import stream_pieces, stream_reply
 from integrity.rdb.strings import counted_strings, expect_end, length_at, only_string, string_at
 from integrity.replies import Reply
@@ -34,8 +34,6 @@ _JSON_KIND: Final = "ReJSON-RL"
 _JSON_VERSION: Final = 3
 _STRING_OPCODE: Final = 5
 _double: Final = struct.Struct("<d").unpack_from
-MALFORMED: Final = (IndexError, struct.error, ValueError)
-"""What decoders raise for a body that is cut off or not what its type says."""
 
 
 def kind_of(rdb_type: int, body: bytes) -> str:
@@ -49,28 +47,30 @@ def kind_of(rdb_type: int, body: bytes) -> str:
     return KIND_BY_RDB_TYPE[rdb_type]
 
 
-def decoder_for(rdb_type: int, rdb_version: int) -> Decoder | None:
+def decoder_for(rdb_type: int, rdb_version: int, as_of_ms: int | None = None) -> Decoder | None:
     """What decodes a body of this type; None where there is no canonical form to compare.
 
     Of modules only JSON has one, and whether a module is that shows in the body.
+
+    :param as_of_ms: leave out fields whose expiry had passed then; see :func:`value_of`.
     """
     expiring = expiring_decoder(rdb_type, rdb_version)
     if expiring is not None:
-        return partial(_without_expiries, expiring)
+        return partial(_without_times, expiring, as_of_ms)
     return _DECODERS.get(rdb_type)
 
 
-def value_of(rdb_type: int, body: bytes, rdb_version: int) -> Reply:
+def value_of(rdb_type: int, body: bytes, rdb_version: int, as_of_ms: int | None = None) -> Reply:
     """The value, as the typed command that reads the whole key answers (:attr:`~integrity.kinds.base.Kind.prefix`).
 
-    A hash comes with all its fields, also those whose expiry has passed.
-
+    :param as_of_ms: leave out fields whose expiry had passed at that time, as a server does: files hold them until the
+        server gets round to them.  None keeps them.
     :raises UnsupportedBody: the type has no canonical form.
     :raises MalformedBody: the body is not what *rdb_type* says.
     """
-    decode = decoder_for(rdb_type, rdb_version)
+    decode = decoder_for(rdb_type, rdb_version, as_of_ms)
     if decode is None:
-        raise UnsupportedBody(f"RDB type {rdb_type} has no form that could be compared")
+        raise UnsupportedBody(f"values of RDB type {rdb_type} have no form that could be compared")
     try:
         return decode(body)
     except MalformedBody:
@@ -96,7 +96,7 @@ def whole_pieces(rdb_type: int, body: bytes, rdb_version: int) -> list[Piece]:
         some = any(time != NONE for time in times)
         return [Piece([*elements], expiries=tuple(times) if some else ())]
     value = value_of(rdb_type, body, rdb_version)
-    return stream_pieces(value) if rdb_type in _STREAMS else [Piece(value)]
+    return stream_pieces(value) if rdb_type in types.STREAM_FORMS else [Piece(value)]
 
 
 def field_expiries_of(rdb_type: int, body: bytes, rdb_version: int) -> dict[bytes, int]:
@@ -141,12 +141,10 @@ def _nodes_2(body: bytes) -> Reply:
     for _ in range(count):
         container, at = length_at(body, at)
         node, at = string_at(body, at)
-        if container == 1:
-            found.append(node)
-        elif container == 2:
+        if container == types.PACKED_NODE:
             found.extend(listpack(node))
         else:
-            raise MalformedBody(f"a list's node is in the unknown form {container}")
+            found.append(node)
     expect_end(body, at)
     return found
 
@@ -164,19 +162,10 @@ def _scores(body: bytes) -> Reply:
         else:
             member, at = string_at(body, at)
             add(member)
-        add(_spelled(_double(body, at)[0]))
+        add(spelled(_double(body, at)[0]))
         at += 8
     expect_end(body, at)
     return found
-
-
-def _spelled(score: float) -> bytes:
-    if isnan(score):
-        raise MalformedBody("a score is no number")
-    return repr(score).encode()
-
-
-_SPECIAL_SCORES: Final = {254: b"inf", 255: b"-inf"}
 
 
 def _text_scores(body: bytes) -> Reply:
@@ -185,12 +174,8 @@ def _text_scores(body: bytes) -> Reply:
     for _ in range(count):
         member, at = string_at(body, at)
         size, at = body[at], at + 1
-        if size >= 253:
-            if size not in _SPECIAL_SCORES:
-                raise MalformedBody("a score is no number")
-            score = _SPECIAL_SCORES[size]
-        else:
-            score, at = _spelled(float(body[at : at + size])), at + size
+        end = at + (size if size < 253 else 0)
+        score, at = text_score(size, body[at:end]), end
         found += [member, score]
     expect_end(body, at)
     return found
@@ -211,7 +196,6 @@ def _json_of_module(body: bytes) -> Reply:
     return text
 
 
-_STREAMS: Final = {types.STREAM: 1, types.STREAM_2: 2, types.STREAM_3: 3}
 _DECODERS: Final[dict[int, Decoder]] = {
     types.STRING: only_string,
     types.LIST: partial(_plain, 1),
@@ -231,9 +215,12 @@ _DECODERS: Final[dict[int, Decoder]] = {
     types.LIST_QUICKLIST_2: _nodes_2,
     types.SET_LISTPACK: partial(_packed, listpack, 1),
     types.JSON: only_string,
-    **{number: partial(stream_reply, form) for number, form in _STREAMS.items()},
+    **{number: partial(stream_reply, form) for number, form in types.STREAM_FORMS.items()},
 }
 
 
-def _without_expiries(expiring: Expiring, body: bytes) -> Reply:
-    return expiring(body)[0]  # type: ignore[return-value]
+def _without_times(expiring: Expiring, as_of_ms: int | None, body: bytes) -> Reply:
+    elements, times = expiring(body)
+    if as_of_ms is not None:
+        elements, _ = without_expired(elements, times, as_of_ms)
+    return elements  # type: ignore[return-value]
