@@ -145,8 +145,9 @@ class Endpoint:
                     pack(b"HPEXPIRETIME", b"greenfly:probe", b"FIELDS", b"1", b"f"),
                 ]
             )
-            if isinstance(probe, ErrorReply) and "unknown command" not in str(probe).lower():
-                raise connection.error_for(probe, "PEXPIRETIME")
+            for reply, command in ((probe, "PEXPIRETIME"), (fields, "HPEXPIRETIME")):
+                if isinstance(reply, ErrorReply) and "unknown command" not in str(reply).lower():
+                    raise connection.error_for(reply, command)
         engine, version = _engine(info)
         identity = Identity(
             address=str(self),

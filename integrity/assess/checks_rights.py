@@ -9,6 +9,7 @@ from integrity.assess.model import Check, Finding, Severity, found, passed, unkn
 from integrity.assess.needed_rights import Right, RunPart, Side, rights
 from integrity.assess.rights_probe import Answer, Tried, try_rights
 from integrity.assess.subject import Subject
+from integrity.errors import PermissionRefused, ProtocolError
 from integrity.settings import Settings
 from integrity.strategy import Strategy
 
@@ -49,7 +50,12 @@ def _look(subject: Subject, side: Side) -> Finding:
     lacking = _by_part(tried, side, engine)
     items = tuple(f"{part}: {name}" for part, names in lacking.items() for name in names)
     remedy = f"Give them to the user; this line makes one that has all: {line}"
-    blocking = [right.command for right in tried.lacking(now) if right.needed]
+    held = _source_commands(subject)
+    blocking = [
+        right.command
+        for right in tried.lacking(now)
+        if right.needed and (held is None or not right.if_source_has or right.if_source_has in held)
+    ]
     if tried.every_key is Answer.REFUSED:
         blocking.append("keys of every name (~*)")
         items = (*items, "keys of every name (~*)")
@@ -65,6 +71,14 @@ def _look(subject: Subject, side: Side) -> Finding:
     else:
         return _optional(tried, everything, side, remedy, evidence)
     return found(severity, summary, remedy, items=items, **evidence)
+
+
+def _source_commands(subject: Subject) -> frozenset[str] | None:
+    """None where the source does not tell."""
+    try:
+        return subject.source_commands
+    except (PermissionRefused, ProtocolError):
+        return None
 
 
 def _optional(

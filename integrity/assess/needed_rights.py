@@ -50,6 +50,8 @@ class Right:
     without: str = ""
     """What happens without it, where the run goes on; empty where it fails."""
 
+    if_source_has: str = ""
+    """A command without which the source cannot hold what this one writes; empty: it may always be needed."""
     offered: bool = True
     """Whether the line to paste gives it: not where it allows far more than is used."""
 
@@ -74,7 +76,7 @@ def _right(command: str, *arguments: bytes, **facts: object) -> Right:
 _K: Final = PROBE_KEY
 
 _CONNECT: Final = (
-    _right("client|setname", b"greenfly:check"),
+    _right("client|setname", b"greenfly:check", without="its connections have no name in CLIENT LIST"),
     _right("info", b"server"),
     _right("ping", without="whether the server is slow is not noticed, and nothing slows down"),
     _right("select", b"0", without="only database 0 can be moved"),
@@ -107,7 +109,7 @@ _READ: Final = (
     _right("xinfo|consumers", _K, b"g"),
     _right("xrange", _K, b"-", b"+"),
     _right("xpending", _K, b"g"),
-    _right("json.get", _K, where_known=True),
+    _right("json.get", _K, where_known=True, if_source_has="json.get"),
     # Where MEMORY USAGE is dear.
     _right("xlen", _K, engines=_DRAGONFLY),
 )
@@ -148,9 +150,21 @@ _WRITE: Final = (
     _right("zadd", _K, b"0", b"x"),
     _right("hset", _K, b"f", b"x"),
     _right("hdel", _K, b"f"),
-    _right("hpexpireat", _K, b"1", b"FIELDS", b"1", b"f", where_known=True),
-    _right("hsetex", _K, b"EX", b"1", b"FIELDS", b"1", b"f", b"x", where_known=True, better="hpexpireat"),
-    _right("saddex", _K, b"1", b"x", engines=_DRAGONFLY),
+    _right("hpexpireat", _K, b"1", b"FIELDS", b"1", b"f", where_known=True, if_source_has="hpexpiretime"),
+    _right(
+        "hsetex",
+        _K,
+        b"EX",
+        b"1",
+        b"FIELDS",
+        b"1",
+        b"f",
+        b"x",
+        where_known=True,
+        better="hpexpireat",
+        if_source_has="hpexpiretime",
+    ),
+    _right("saddex", _K, b"1", b"x", engines=_DRAGONFLY, if_source_has="saddex"),
     _right("xadd", _K, b"*", b"f", b"x"),
     _right("xdel", _K, b"0-1"),
     _right("xclaim", _K, b"g", b"c", b"0", b"0-1"),
@@ -158,7 +172,7 @@ _WRITE: Final = (
     _right("xgroup|create", _K, b"g", b"0"),
     _right("xgroup|createconsumer", _K, b"g", b"c"),
     _right("xgroup|destroy", _K, b"g"),
-    _right("json.set", _K, b"$", b"1", where_known=True),
+    _right("json.set", _K, b"$", b"1", where_known=True, if_source_has="json.set"),
     _right(
         "debug",
         b"SHARDS",
@@ -190,6 +204,8 @@ _FEED: Final = (
     ),
 )
 _CLIENTS: Final = (
+    # Else Greenfly's own connections would be taken for an application's.
+    _right("client|setname", b"greenfly:check"),
     _right("client|id"),
     _right("client|list"),
     _right("client|kill", b"ID", b"0"),
