@@ -36,7 +36,7 @@ def read_kept(path: Path) -> Sequence[KeptLine]:
         with path.open("rb") as file:
             try:
                 for number, line in lines(file):
-                    kept.append(_kept_line(f"{path.name}, line {number}", line))
+                    kept.append(kept_line(f"{path.name}, line {number}", line))
             except ValueError as error:
                 kept.append(KeptLine(path.name, None, str(error)))
     except OSError as error:
@@ -48,7 +48,8 @@ def read_kept(path: Path) -> Sequence[KeptLine]:
     return kept
 
 
-def _kept_line(place: str, line: bytes) -> KeptLine:
+def kept_line(place: str, line: bytes) -> KeptLine:
+    """A checkpoint from its line, or what is wrong with it."""
     if not line.endswith(b"\n"):
         return KeptLine(place, None, "the line is cut short")
     try:
@@ -74,7 +75,7 @@ def require_usable(path: Path, ledger: str | None) -> None:
         first = file.readline(64 * 1024)
     if not first:
         return
-    kept = _kept_line(f"{path}, line 1", first)
+    kept = kept_line(f"{path}, line 1", first)
     if kept.checkpoint is None:
         raise ConfigurationError(f"{kept.place}: {kept.problem}.", "Correct audit.checkpoint_file.")
     if kept.checkpoint.ledger != ledger:
