@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenfly.commands import options as o
+from greenfly.commands.assess_acl import assess_acl
 
 if TYPE_CHECKING:
     from integrity.ledger.waivers import WaiverRecord
@@ -122,6 +123,9 @@ def assess(
             _print_lines(assessment_lines(made))
         print_outcome(outcome, code, as_json=False)
     raise typer.Exit(int(code))
+
+
+app.command("acl")(assess_acl)
 
 
 @app.command("waive")

@@ -1,0 +1,123 @@
+"""Checks about the ACL users of the source, and what they would be on the target."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from integrity.assess.acl_translation import TranslatedUser, translate_users
+from integrity.assess.acl_users import AclUser, permitted, read_acl
+from integrity.assess.command_table import CommandTable
+from integrity.assess.connected import applications, connected_clients
+from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed, unknown
+from integrity.assess.subject import Subject
+from integrity.errors import PermissionRefused, ProtocolError
+
+_SHOWN_HASH: Final = 15
+"""How many characters of a hash Dragonfly shows."""
+
+
+def _look_acl(subject: Subject) -> Finding:
+    if "acl" not in subject.source_commands:
+        return not_applicable("The source has no ACL users.")
+    try:
+        users = [user for user in read_acl(subject.source) if not user.unrestricted]
+    except PermissionRefused:
+        return unknown(
+            Severity.WARNING,
+            "The source does not show its users (ACL GETUSER is refused).",
+            "Give the target the users and passwords that the applications log in with.",
+        )
+    if not users:
+        return passed("The source has no users besides an open default.")
+    try:
+        there = {user.name: user for user in read_acl(subject.target)}
+    except (PermissionRefused, ProtocolError):
+        there = None
+    in_use = _in_use(subject)
+    if subject.target_identity.engine != "dragonfly":
+        return _by_name(users, there, in_use)
+    lines = [line for line in translate_users(subject.source, subject.target) if not line.user.unrestricted]
+    table = CommandTable.read(subject.target)
+    states = {
+        line.name: _state(line, there.get(line.name), table) if there is not None else "not told"
+        for line in lines
+    }
+    inexact = [line.name for line in lines if not line.exact]
+    open_ = [name for name, state in states.items() if state != "equal"]
+    evidence: dict[str, object] = {
+        "users": {line.name: _facts(line, states[line.name], in_use) for line in lines},
+    }
+    if open_ or inexact:
+        parts = (
+            [f"{len(open_)} of {len(lines)} users are not on the target as they should be"] if open_ else []
+        )
+        parts += [f"{len(inexact)} cannot be the same on Dragonfly"] if inexact else []
+        return found(
+            Severity.WARNING,
+            f"{' and '.join(parts)}.",
+            "`greenfly assess acl --output FILE` writes an ACL file for Dragonfly with the passwords' hashes (for "
+            "--aclfile, or ACL LOAD); look at what each line leaves out.",
+            items=tuple(sorted({*open_, *inexact})),
+            **evidence,
+        )
+    return passed(
+        f"All {len(lines)} users are on the target, with the same rights and passwords.", **evidence
+    )
+
+
+def _by_name(users: list[AclUser], there: dict[str, AclUser] | None, in_use: dict[str, int]) -> Finding:
+    missing = [user.name for user in users if there is None or user.name not in there]
+    evidence = {user.name: {"connections": in_use.get(user.name, 0)} for user in users}
+    if missing:
+        return found(
+            Severity.WARNING,
+            f"{len(missing)} of {len(users)} users are not on the target; Greenfly carries none over.",
+            "Take their lines from ACL LIST on the source.",
+            items=tuple(sorted(missing)),
+            users=evidence,
+        )
+    return passed(
+        f"All {len(users)} users are on the target; their rights were not compared.", users=evidence
+    )
+
+
+def _state(line: TranslatedUser, user: AclUser | None, table: CommandTable) -> str:
+    """What the target's user is like: ``missing``, ``equal``, or what differs."""
+    if user is None:
+        return "missing"
+    ours = line.user
+    differs = []
+    if (ours.enabled, ours.without_password) != (user.enabled, user.without_password):
+        differs.append("state")
+    if {value[:_SHOWN_HASH] for value in ours.hashes} != {value[:_SHOWN_HASH] for value in user.hashes}:
+        differs.append("passwords")
+    if set(ours.keys) != set(user.keys):
+        differs.append("keys")
+    if set(ours.channels) != set(user.channels):
+        differs.append("channels")
+    if permitted(line.rules, table) != permitted(user.commands, table):
+        differs.append("commands")
+    return f"other {', '.join(differs)}" if differs else "equal"
+
+
+def _facts(line: TranslatedUser, state: str, in_use: dict[str, int]) -> dict[str, object]:
+    return {
+        "on_target": state,
+        "line": line.masked,
+        "connections": in_use.get(line.name, 0),
+        "refused_as_a_whole": {name: list(subs) for name, subs in line.partly.items()},
+        "left_out": [*line.lost, *line.problems],
+    }
+
+
+def _in_use(subject: Subject) -> dict[str, int]:
+    """User → connections now."""
+    try:
+        clients = applications(connected_clients(subject.source))
+    except (PermissionRefused, ProtocolError):
+        return {}
+    names = [client.user for client in clients if client.user]
+    return {name: names.count(name) for name in set(names)}
+
+
+CHECKS: Final = (Check("users.acl", "ACL users", Severity.WARNING, _look_acl),)
