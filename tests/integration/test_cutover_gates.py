@@ -91,19 +91,27 @@ def test_every_gate_that_holds_is_shown_open_and_nothing_is_done(live: Live) -> 
     assert "DRAGONFLY_URL" not in live.environment()
 
 
-def test_a_command_that_green_does_not_know_closes_the_assessment(
+def test_what_blocks_closes_the_assessment_until_it_is_waived(
     start_redis: StartServer, tmp_path: Path
 ) -> None:
     blue, green = start_redis(), start_redis("--rename-command", "LCS", "")
     blue.client.mset({"a": "ohmytext", "b": "mynewtext"})
-    blue.client.lcs("a", "b")
-    with Live(tmp_path / "live", blue.url, green.url, SETTINGS) as live:
+    settings = f'{SETTINGS}[assess]\nonly = ["commands.unknown"]\n'
+    with Live(tmp_path / "live", blue.url, green.url, settings, assess=True) as live:
         live.sync("--quiet")
         live.wait_until_clean()
-        assert_closed(live, "assessment", "lcs")
-        configure(live, "cutover", 'accept_unknown_commands = ["LCS"]')
-        planned = live.run("cutover", "--dry-run", "--json")
-        assert gate(planned.json(), "assessment")["passed"] is True
+        # Nobody used it when the sync was assessed; the gate looks again.
+        blue.client.lcs("a", "b")
+        assert_closed(live, "assessment", "commands.unknown (lcs)")
+        waive = ("assess", "waive", "commands.unknown", "--why", "retired", "--until", "1d")
+        assert live.run(*waive).code == 4
+        assert live.run("assess").code == 1
+        assert live.run(*waive).code == 0
+        shown = gate(live.run("cutover", "--dry-run", "--json").json(), "assessment")
+        assert shown["passed"] is True
+        assert "commands.unknown (lcs) waived" in str(shown["value"])
+        assert live.run("assess", "unwaive", "commands.unknown").code == 0
+        assert gate(live.run("cutover", "--dry-run", "--json").json(), "assessment")["passed"] is False
 
 
 @deep
