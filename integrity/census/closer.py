@@ -1,4 +1,7 @@
-"""What is asked only about some keys: how long the listed ones are, groups of streams, expiries of hash fields."""
+"""What is asked only about some keys: how long the listed ones are, groups of streams, expiries of hash fields.
+
+Unlike the questions about every key, these count as a use of the key on Redis (OBJECT IDLETIME, OBJECT FREQ).
+"""
 
 from __future__ import annotations
 

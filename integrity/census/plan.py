@@ -11,8 +11,9 @@ RANDOMKEY is not used: it favours keys whose neighbours in the table are few, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from random import Random
 from typing import Final
 
@@ -91,6 +92,15 @@ def stretches(database: int, quota: int | None, chance: Random, *, anywhere: boo
         Stretch(database, cursor_at(first + place / places), per_place + (place < more), wraps=True)
         for place in range(places)
     ]
+
+
+def in_turn(parts: Iterable[Stretch]) -> list[Stretch]:
+    """The first stretch of each database, then the second ones …, so that each has had its turn if time runs out."""
+    by_database: dict[int, list[Stretch]] = {}
+    for part in parts:
+        by_database.setdefault(part.database, []).append(part)
+    rounds = zip_longest(*by_database.values())
+    return [part for each in rounds for part in each if part is not None]
 
 
 def cursor_at(share: float) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 
 from integrity.census.closer import Closer
 from integrity.census.model import Census, KeyFact, Seen
-from integrity.census.plan import Stretch, quotas, stretches
+from integrity.census.plan import Stretch, in_turn, quotas, stretches
 from integrity.census.questions import Columns, Questions, only
 from integrity.census.tally import Tally, Top
 from integrity.census.walk import Walker
@@ -139,7 +139,7 @@ class _Taking:
         parts: list[Stretch] = []
         for database, quota in plan.items():
             parts += stretches(database, quota, self._chance, anywhere=self._course.anywhere)
-        walker.walk(parts, deadline)
+        walker.walk(in_turn(parts), deadline)
         missing: list[Stretch] = []
         for database, quota in plan.items():
             mine = [part for part in parts if part.database == database]
