@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from integrity.errors import GreenflyError, LedgerError
+from integrity.from_rdb.job import FileJob
 from integrity.ledger import Ledger, models, open_ledger
 from integrity.ledger.models import FindingState, RunKind, Verdict
 from integrity.migration import Run, settings_as_started
@@ -213,6 +214,43 @@ def migrate(
     )
 
 
+def migrate_file(
+    settings: Settings,
+    path: Path,
+    progress: Progress,
+    step: Step = directly,
+    flow_run_id: str | None = None,
+    *,
+    resume: bool = False,
+    resume_if_any: bool = False,
+) -> Outcome:
+    """Check, index an RDB file, load it into the target, verify, report; there is no source server.
+
+    :param resume: go on with the newest run from this file to this target that broke off while it loaded.
+    :param resume_if_any: the same where there is one, else a new run.
+    :raises GreenflyError: the run broke off; it is recorded, and has a report where the ledger can be used.
+    """
+
+    def phases(run: Run) -> None:
+        job = FileJob(run, path, progress)
+        step("check", job.check)
+        step("index", job.index)
+        step("load", job.load)
+        step("verify", job.verify)
+
+    return _run(
+        settings,
+        RunKind.MIGRATE,
+        progress,
+        step,
+        flow_run_id,
+        phases,
+        resume=resume,
+        resume_if_any=resume_if_any,
+        source_name=f"file:{path.name}",
+    )
+
+
 def sync(
     settings: Settings,
     progress: Progress,
@@ -369,11 +407,12 @@ def _run(
     resume: bool = False,
     resume_if_any: bool = False,
     parent: models.Run | None = None,
+    source_name: str | None = None,
 ) -> Outcome:
     ledger = open_ledger(settings)
     try:
-        if resume or (resume_if_any and Run.broken_off(settings, ledger, kind) is not None):
-            run = Run.resume(settings, ledger, progress, kind)
+        if resume or (resume_if_any and Run.broken_off(settings, ledger, kind, source_name) is not None):
+            run = Run.resume(settings, ledger, progress, kind, source_name)
         else:
             run = Run.start(settings, ledger, kind, progress, flow_run_id, parent=parent)
         directory = settings.report_dir / run.id

@@ -147,15 +147,25 @@ class Run:
         return cls(settings, ledger, handle, kind, progress)
 
     @staticmethod
-    def broken_off(settings: Settings, ledger: Ledger, kind: RunKind = RunKind.MIGRATE) -> models.Run | None:
-        """The newest run between the two addresses of *settings*, if it began to copy and did not finish."""
-        source = Endpoint.from_settings("source", settings.source)
+    def broken_off(
+        settings: Settings, ledger: Ledger, kind: RunKind = RunKind.MIGRATE, source_name: str | None = None
+    ) -> models.Run | None:
+        """The newest run between the two addresses of *settings*, if it began to copy and did not finish.
+
+        :param source_name: of a source that is no server.
+        """
+        source = source_name or str(Endpoint.from_settings("source", settings.source))
         target = Endpoint.from_settings("target", settings.target)
-        return ledger.unfinished_copy(str(source), str(target), kind)
+        return ledger.unfinished_copy(source, str(target), kind)
 
     @classmethod
     def resume(
-        cls, settings: Settings, ledger: Ledger, progress: Progress, kind: RunKind = RunKind.MIGRATE
+        cls,
+        settings: Settings,
+        ledger: Ledger,
+        progress: Progress,
+        kind: RunKind = RunKind.MIGRATE,
+        source_name: str | None = None,
     ) -> Self:
         """Take over the newest run between the two addresses of *settings* that began to copy and broke off.
 
@@ -163,9 +173,9 @@ class Run:
 
         :raises Refused: there is none, or another process still owns it.
         """
-        broken = cls.broken_off(settings, ledger, kind)
+        broken = cls.broken_off(settings, ledger, kind, source_name)
         if broken is None:
-            source = Endpoint.from_settings("source", settings.source)
+            source = source_name or Endpoint.from_settings("source", settings.source)
             target = Endpoint.from_settings("target", settings.target)
             raise Refused(
                 f"No run from {source} to {target} broke off while it copied.", "Start one without --resume."
@@ -179,6 +189,11 @@ class Run:
     def id(self) -> str:
         """The run's id in the ledger."""
         return self.handle.id
+
+    @property
+    def resumed(self) -> models.Run | None:
+        """The run as its earlier owner left it; None for a new one."""
+        return self._resumed
 
     @contextmanager
     def recorded(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +55,14 @@ Strategy = Annotated[
         rich_help_panel=o.RUNNING,
     ),
 ]
+FromRdb = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Load this RDB file, a backup for instance, instead of copying from a server; it is only read.",
+        rich_help_panel=o.SERVERS,
+    ),
+]
 Extra = Annotated[
     bool | None,
     typer.Option(
@@ -64,6 +74,7 @@ Extra = Annotated[
 def migrate(
     source: o.Source = None,
     target: o.Target = None,
+    from_rdb: FromRdb = None,
     conflict: Conflict = None,
     strategy: Strategy = None,
     resume: Resume = False,
@@ -99,7 +110,7 @@ def migrate(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Copy every key from source to target, then prove that both sides are equal.
+    """Copy every key from source (or an RDB file) to target, then prove that both sides are equal.
 
     Phases: check, snapshot, stream, verify, report. The source is only read.
     """
@@ -125,7 +136,32 @@ def migrate(
             **o.pace_overrides(workers, replica, reconnect, keys_per_second, bytes_per_second),
         },
     )
-    outcome = sequence.migrate(
-        loaded.settings, make_progress(quiet=quiet), resume=resume, resume_if_any=resume_if_any
-    )
+    progress = make_progress(quiet=quiet)
+    if from_rdb is None:
+        outcome = sequence.migrate(loaded.settings, progress, resume=resume, resume_if_any=resume_if_any)
+    else:
+        _refuse_beside_a_file(
+            {
+                "--source": source,
+                "--replica": replica,
+                "--workers": workers,
+                "--snapshot-method": snapshot_method,
+                "--snapshot": take_snapshot,
+            }
+        )
+        outcome = sequence.migrate_file(
+            loaded.settings, from_rdb, progress, resume=resume, resume_if_any=resume_if_any
+        )
     finish(outcome, as_json=as_json)
+
+
+def _refuse_beside_a_file(flags: Mapping[str, object]) -> None:
+    """Refuse flags that mean nothing where there is no source server."""
+    from integrity.errors import ConfigurationError
+
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        raise ConfigurationError(
+            f"{', '.join(given)} {'does' if len(given) == 1 else 'do'} not go with --from-rdb.",
+            "A file is loaded by one process, and there is no source server; leave it out.",
+        )

@@ -17,7 +17,7 @@ from integrity.errors import LedgerError
 from integrity.progress import Progress, Silent
 from integrity.replication.receive import RdbReceiver, Received
 from integrity.snapshot.folder import PartialFolder
-from integrity.snapshot.foreign import ForeignIndexer, publish
+from integrity.snapshot.foreign import ForeignIndexer, header_of, publish
 from integrity.snapshot.header import POINT_IN_TIME, RDB_NAME, FileEntry
 from integrity.snapshot.sealing import read_recipients
 from integrity.snapshot.totals import SnapshotTotals
@@ -89,7 +89,10 @@ class ReplicationTaker:
             receiver.close()
             self._progress.say(_told(received))
             indexer = ForeignIndexer(
-                folder, sink.path, on_progress=lambda keys, size: self._on_progress(keys, 0)
+                folder,
+                sink.path,
+                as_of_ms=int(started.timestamp() * 1000),
+                on_progress=lambda keys, size: self._on_progress(keys, 0),
             )
             self.totals = indexer.totals
             indexed = indexer.index()
@@ -99,7 +102,7 @@ class ReplicationTaker:
                     "replication_offset": received.offset,
                 }
             )
-            return publish(
+            header = header_of(
                 folder,
                 indexed,
                 facts=facts,
@@ -110,6 +113,7 @@ class ReplicationTaker:
                     bytes=sink.file.bytes, xxh3_128=sink.file.xxh3_128, sha256=sink.file.sha256
                 ),
             )
+            return publish(folder, header, indexed)
 
     def _count(self, size: int) -> None:
         self._on_progress(0, size)

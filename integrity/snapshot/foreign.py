@@ -7,7 +7,7 @@ its CRC-64 are proved.  A file that is cut off or damaged is refused with the pl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,37 +59,12 @@ class Indexed:
     sealed_manifest: FileEntry
 
 
-class _Reader(RdbReader):
-    """Hands out whole what is big and does not come in pieces, because only the whole has a digest."""
-
-    def __iter__(self) -> Iterator[Entry | BigEntry]:
-        for entry in super().__iter__():
-            if isinstance(entry, Entry) or entry.comes_in_pieces or not _has_digest(entry.rdb_type):
-                yield entry
-                continue
-            parts: list[bytes] = []
-            entry.skim(parts.append)
-            body = b"".join(parts)
-            yield Entry(
-                entry.database,
-                entry.key,
-                entry.rdb_type,
-                entry.expiry_ms,
-                entry.offset,
-                len(body),
-                body,
-            )
-
-
-def _has_digest(rdb_type: int) -> bool:
-    return rdb_type == MODULE or KIND_BY_RDB_TYPE[rdb_type].encode() in KINDS
-
-
 class ForeignIndexer:
     """Writes the manifest of one RDB file into a snapshot's folder.
 
     :param folder: entered.
     :param rdb: the file; encrypted by the folder's own key where its name says so.
+    :param as_of_ms: digests are those of the values at that time, which servers answer without fields that had expired.
     :param on_progress: told keys and bytes as they are indexed.
     """
 
@@ -98,9 +73,11 @@ class ForeignIndexer:
         folder: PartialFolder,
         rdb: Path,
         *,
+        as_of_ms: int | None = None,
         on_progress: Callable[[int, int], None] = lambda keys, size: None,
     ) -> None:
         self._folder = folder
+        self._as_of_ms = as_of_ms
         self._rdb = rdb
         self._on_progress = on_progress
         self.totals = SnapshotTotals()
@@ -123,7 +100,7 @@ class ForeignIndexer:
             KeyHashes(hashes_path, salt) as hashes,
         ):
             counted = CountedStream(stream)
-            reader = _Reader(counted, self._rdb)
+            reader = RdbReader(counted, self._rdb)
             self._rows(reader, manifest, hashes)
             counted.drain()
         self._refuse_repeated(hashes_path, sink.path)
@@ -144,7 +121,7 @@ class ForeignIndexer:
 
     def _rows(self, reader: RdbReader, manifest: ManifestWriter, hashes: KeyHashes) -> None:
         count = self.totals.count
-        for batch in index(reader, self._rdb, _PIECE):
+        for batch in index(reader, self._rdb, _PIECE, as_of_ms=self._as_of_ms):
             for row in batch.rows():
                 database, key, kind, _, _, digest, _, length, _ = row
                 manifest.add(*row)
@@ -165,33 +142,34 @@ class ForeignIndexer:
                 raise RdbDamaged(self._rdb, "it holds a key twice, the first time here", row.offset)
 
 
-def publish(
+def header_of(
     folder: PartialFolder,
     indexed: Indexed,
     *,
     facts: ForeignRdb,
-    source: dict[str, object],
+    source: Mapping[str, object],
     consistency: str,
     started_at: datetime,
     sealed_rdb: FileEntry | None,
-) -> Snapshot:
-    """Write the header of a snapshot whose files are all there, and give the folder its name.
+) -> Header:
+    """The header of a snapshot whose files are all there.
 
     :param facts: of the RDB file, with what whoever received it knows.
     :param sealed_rdb: as it lies in the folder, where that is not the plain file.
     """
     totals = indexed.totals
-    rdb_name = RDB_NAME if facts.path else RDB_NAME + folder.suffix
-    manifest_name = MANIFEST_NAME + folder.suffix
     plain = {RDB_NAME: indexed.rdb, MANIFEST_NAME: indexed.manifest}
-    files = {rdb_name: sealed_rdb or indexed.rdb, manifest_name: indexed.sealed_manifest}
-    header = Header.model_validate(
+    files = {
+        _rdb_name(folder, facts): sealed_rdb or indexed.rdb,
+        MANIFEST_NAME + folder.suffix: indexed.sealed_manifest,
+    }
+    return Header.model_validate(
         {
             "format": FORMAT_OF_FOREIGN,
             "greenfly_version": __version__,
             "checksum_definition": DEFINITION,
             "consistency": consistency,
-            "source": source,
+            "source": dict(source),
             "started_at": started_at,
             "ended_at": datetime.now(UTC),
             "keys": totals.keys,
@@ -206,19 +184,28 @@ def publish(
             "foreign": facts,
         }
     )
+
+
+def publish(folder: PartialFolder, header: Header, indexed: Indexed) -> Snapshot:
+    """Write the header and give the folder its name."""
+    facts = header.foreign or indexed.facts
     seal = folder.publish(header)
     directory = folder.directory
     return Snapshot(
         directory,
-        Path(facts.path) if facts.path else directory / rdb_name,
-        directory / manifest_name,
+        Path(facts.path) if facts.path else directory / _rdb_name(folder, facts),
+        directory / (MANIFEST_NAME + folder.suffix),
         directory / HEADER_NAME,
         seal,
         indexed.rdb_version,
         indexed.rdb.bytes,
-        totals,
+        indexed.totals,
         facts,
     )
+
+
+def _rdb_name(folder: PartialFolder, facts: ForeignRdb) -> str:
+    return RDB_NAME if facts.path else RDB_NAME + folder.suffix
 
 
 def _library_name(code: bytes) -> str:

@@ -7,7 +7,7 @@ next is read from the disk; no more than two are ever in flight (:mod:`integrity
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,8 @@ from integrity.errors import Refused
 from integrity.kinds.base import plural
 from integrity.kinds.pieces import PieceSize
 from integrity.pace import FullSpeed, Pace
-from integrity.rdb.pieces import comes_in_pieces
+from integrity.rdb.pieces import can_be_written, comes_in_pieces
+from integrity.rdb.types import JSON
 from integrity.replies import ErrorReply
 from integrity.rules import Rules
 from integrity.settings import BigValueSettings, ConflictPolicy, RuleSettings
@@ -42,23 +43,39 @@ def check_target(
     """
     identity = target.identify()
     target.require_writable()
-    if conflict is ConflictPolicy.FAIL and identity.keys:
+    if conflict is ConflictPolicy.FAIL:
+        require_empty(target, identity)
+    require_databases(target, [n for n in header.databases if databases is None or n in databases])
+    return identity
+
+
+def require_empty(target: Endpoint, identity: Identity, remedy: str | None = None) -> None:
+    """Refuse a target that holds keys.
+
+    :raises Refused: it does.
+    """
+    if identity.keys:
         held = ", ".join(f"{plural(keys, 'key')} in database {n}" for n, keys in identity.databases.items())
         raise Refused(
             f"Target {target} is not empty: it holds {held}.",
-            "Empty it, or choose --conflict replace (overwrite) or --conflict skip (keep the target's).",
+            remedy
+            or "Empty it, or choose --conflict replace (overwrite) or --conflict skip (keep the target's).",
         )
+
+
+def require_databases(target: Endpoint, databases: Iterable[int]) -> None:
+    """Refuse a target that lacks one of *databases* (its own numbers).
+
+    :raises Refused: it does.
+    """
     with target.connect("check") as connection:
-        for number in sorted(header.databases):
-            if databases is not None and number not in databases:
-                continue
+        for number in sorted(databases):
             reply = connection.exchange([pack(b"SELECT", b"%d" % number)])[0]
             if isinstance(reply, ErrorReply):
                 raise Refused(
                     f"Target {target} has no database {number}, which the snapshot holds ({reply}).",
                     "Raise its number of databases, or leave this one out with --databases.",
                 )
-    return identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +195,7 @@ class Restorer:
                     send(number)
                 batch.database = database
                 name = rules.rename(row.key)
-                if row.length > self._big_bytes and comes_in_pieces(row.rdb_type, version):
+                if row.length > self._big_bytes and _goes_in_pieces(row.rdb_type, version):
                     send(number)
                     sender.settle()
                     self._pace.admit(1, row.length)
@@ -192,3 +209,8 @@ class Restorer:
             walk.finish()
             self._on_acknowledged(manifest.keys)
         return self.totals
+
+
+def _goes_in_pieces(rdb_type: int, rdb_version: int) -> bool:
+    """Whether a value is written piece by piece; streams and documents keep more by RESTORE."""
+    return rdb_type != JSON and can_be_written(rdb_type) and comes_in_pieces(rdb_type, rdb_version)

@@ -1,0 +1,1 @@
+"""A migration whose source is an RDB file, of any server and without one."""
