@@ -12,7 +12,9 @@ from integrity.settings import load_settings
 from integrity.strategy import Strategy
 
 
-def subject_of(source: str, target: str, strategy: Strategy = Strategy.COPY, **overrides: object) -> Subject:
+def subject_of(
+    source: str, target: str, strategy: Strategy = Strategy.COPY, /, **overrides: object
+) -> Subject:
     """Both servers as an assessment sees them; *overrides* are tables of settings."""
     settings = load_settings(
         {"source": {"url": source}, "target": {"url": target}, **overrides}, environ={}

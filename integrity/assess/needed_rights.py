@@ -241,6 +241,11 @@ _LOOK_ABOUT: Final = (
             ("object|encoding", (_K,)),
             ("object|freq", (_K,)),
             ("dump", (_K,)),
+            ("randomkey", ()),
+            ("pubsub|channels", ()),
+            ("cluster|info", ()),
+            ("script|load", (b"return 1",)),
+            ("eval", (b"return 1", b"0")),
         )
     ),
 )
