@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import ArtifactError, ConfigurationError, LedgerError, Refused
+from integrity.errors import ConfigurationError, LedgerError, Refused
 from integrity.from_rdb.bodies import Bodies
 from integrity.from_rdb.compare import FileComparer
 from integrity.from_rdb.places import Places
@@ -102,7 +101,9 @@ class FileJob:
             raise ConfigurationError("A file has no replica.", "Leave --replica out.")
 
     def _remedy(self) -> str | None:
-        earlier = self._run.ledger.unfinished_copy(f"file:{self._path.name}", str(self._target), self._run.kind)
+        earlier = self._run.ledger.unfinished_copy(
+            f"file:{self._path.name}", str(self._target), self._run.kind
+        )
         if earlier is None:
             return None
         return (
@@ -223,7 +224,9 @@ class FileJob:
             self._progress.say(f"The file holds function libraries, which are not loaded: {names}.")
         if foreign.module_data:
             names = ", ".join(foreign.module_data)
-            self._progress.say(f"The file holds data of modules beside its keys, which is not loaded: {names}.")
+            self._progress.say(
+                f"The file holds data of modules beside its keys, which is not loaded: {names}."
+            )
         if not foreign.checksum:
             self._progress.say("The file has no checksum: only its structure could be proved.")
 
@@ -340,7 +343,9 @@ class FileJob:
             odd.clear()
         done = row >= self._artifact.header.keys
         state = CheckpointState(0, row, 0, meter.keys, meter.size, done=done)
-        run.handle.checkpoint(PhaseName.STREAM, self._artifact.header.plain_files()["dump.rdb"].xxh3_128, state)
+        run.handle.checkpoint(
+            PhaseName.STREAM, self._artifact.header.plain_files()["dump.rdb"].xxh3_128, state
+        )
 
     def _tell_temporary(self) -> None:
         if not self._told_temporary:

@@ -7,21 +7,17 @@ its CRC-64 are proved.  A file that is cut off or damaged is refused with the pl
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from integrity.checksum import DEFINITION
-from integrity.kinds import KINDS
 from integrity.kinds.pieces import PieceSize
-from integrity.rdb.big_entry import BigEntry
-from integrity.rdb.entry import Entry
 from integrity.rdb.errors import RdbDamaged
 from integrity.rdb.index import index
 from integrity.rdb.reader import RdbReader
-from integrity.rdb.types import MODULE
 from integrity.snapshot.duplicates import KeyHashes, repeated_rows, superseded_rows
 from integrity.snapshot.files import open_seekable, open_stream
 from integrity.snapshot.folder import PartialFolder
@@ -38,7 +34,6 @@ from integrity.snapshot.header import (
 from integrity.snapshot.manifest import ManifestWriter, read_manifest
 from integrity.snapshot.totals import SnapshotTotals
 from integrity.snapshot.writer import HASHES_NAME, Snapshot
-from integrity.transfer.payload import KIND_BY_RDB_TYPE
 from integrity.version import __version__
 
 _PIECE: Final = PieceSize(1 << 20, 4096)
