@@ -22,10 +22,12 @@ def assessment_lines(view: AssessmentView) -> Iterator[str]:
     """Everything, the worst first."""
     for group, title, results in view.groups:
         yield f"{title} ({len(results)})"
+        if group == "not-applicable":
+            yield from _wrapped(", ".join(result.check for result in results), "  ")
         for result in results:
-            if group in ("passed", "not-applicable"):
-                yield f"  {result.check:<26} {result.summary}"
-            else:
+            if group == "passed":
+                yield from _wrapped(f"{result.check:<26} {result.summary}", "  ", " " * 29)
+            elif group != "not-applicable":
                 yield from _told(result)
         yield ""
     if view.left_out:
@@ -71,11 +73,23 @@ def waiver_text(waiver: WaiverView) -> str:
     return f"waived{what} by {waiver.by} until {waiver.until:%Y-%m-%d %H:%M} UTC: {waiver.why}"
 
 
+def unseen_text(census: CensusView) -> str:
+    """What a sample proves about a kind of key of which it saw none."""
+    return (
+        f"Of a kind of key that was not met, up to {count(census.unseen_at_most)} may be there all the same (with 95 % "
+        "certainty)."
+    )
+
+
 def _census(census: CensusView) -> Iterator[str]:
     how = "every key" if census.full else "a sample"
     took = f" in {duration(census.seconds)}" if census.seconds is not None else ""
     yield f"Keys: {how}, {count(census.keys_looked_at)} of {count(census.keys_present)} looked at{took}"
     yield from _wrapped(census.method, "  ")
+    if census.unseen_at_most:
+        yield from _wrapped(unseen_text(census), "  ")
+    for rule, number in census.excluded.items():
+        yield f"  {count(number)} left out by rule {rule}"
     yield ""
     for histogram in census.histograms:
         yield f"  {histogram.title}"
@@ -113,5 +127,6 @@ def _key_list(title: str, keys: Sequence[KeyView]) -> Iterator[str]:
     yield ""
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    return wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
+def _wrapped(text: str, indent: str, later: str | None = None) -> list[str]:
+    behind = indent + "  " if later is None else later
+    return wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=behind, break_on_hyphens=False)

@@ -103,8 +103,12 @@ class CensusView:
     full: bool | None
     keys_present: int | None
     keys_looked_at: int | None
+    unseen_at_most: int | None
+    """Keys of a kind that was not seen that may be there all the same, with 95 % certainty; 0 where all were seen."""
     seconds: float | None
     method: str
+    excluded: Mapping[str, int]
+    """Rule of the run → keys that it leaves out."""
     histograms: tuple[Histogram, ...]
     big: tuple[KeyView, ...]
     hot: tuple[KeyView, ...]
@@ -223,8 +227,10 @@ def _census(table: Mapping[str, object]) -> CensusView:
         full=full if isinstance(full, bool) else None,
         keys_present=facts.integer(table, "keys_present"),
         keys_looked_at=facts.integer(table, "keys_looked_at"),
+        unseen_at_most=facts.integer(table, "unseen_at_most"),
         seconds=facts.number(table, "seconds"),
         method=facts.text(table, "method") or "",
+        excluded=dict(_pairs(table.get("excluded"))),
         histograms=tuple(
             Histogram(name, title, rows, "bytes" if name == "bytes_by_type" else "keys")
             for name, title in _HISTOGRAMS

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 
-from integrity.assess.census import Census, KeyFact
+from integrity.assess.census import Census, KeyFact, Seen
 from integrity.assess.choose import Choice, against_native, choose
 from integrity.assess.grade import Grade, grade
 from integrity.assess.model import Outcome, Result, Severity
@@ -120,20 +120,20 @@ def _by_the_road(
 
 
 def census_to_dict(census: Census) -> dict[str, object]:
-    """Plain JSON values; keys as hexadecimal digits."""
+    """Plain JSON values; keys as hexadecimal digits, tables as pairs, because not every database keeps their order."""
+    facts: dict[str, object] = {field.name: _plain(getattr(census, field.name)) for field in fields(census)}
+    return facts | {"unseen_at_most": census.unseen_at_most}
 
-    def key(fact: KeyFact) -> dict[str, object]:
-        return asdict(fact) | {"key": fact.key.hex()}
 
-    facts: dict[str, object] = {}
-    for name in Census.__dataclass_fields__:
-        value: object = getattr(census, name)
-        match value:
-            case tuple():
-                facts[name] = [key(fact) if isinstance(fact, KeyFact) else fact for fact in value]
-            case dict():
-                # As pairs: a ledger's JSON does not keep the order of a table everywhere.
-                facts[name] = [[label, number] for label, number in value.items()]
-            case _:
-                facts[name] = value
-    return facts
+def _plain(value: object) -> object:
+    match value:
+        case KeyFact():
+            return asdict(value) | {"key": value.key.hex()}
+        case Seen():
+            return asdict(value)
+        case tuple():
+            return [_plain(item) for item in value]
+        case Mapping():
+            return [[name, _plain(inner)] for name, inner in value.items()]
+        case _:
+            return value

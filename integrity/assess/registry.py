@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Final
 
+from integrity.assess import (
+    checks_capacity,
+    checks_clients,
+    checks_commands,
+    checks_data,
+    checks_native,
+    checks_rights,
+    checks_rollback,
+    checks_scripts,
+    checks_time,
+    checks_users,
+)
 from integrity.assess.model import Check
 from integrity.errors import ConfigurationError
 
-_MODULES: Final = tuple(
-    f"integrity.assess.checks_{name}"
-    for name in (
-        "commands",
-        "scripts",
-        "clients",
-        "users",
-        "data",
-        "capacity",
-        "rights",
-        "time",
-        "rollback",
-        "native",
-    )
+_PARTS: Final = (
+    checks_commands,
+    checks_scripts,
+    checks_clients,
+    checks_users,
+    checks_data,
+    checks_capacity,
+    checks_rights,
+    checks_time,
+    checks_rollback,
+    checks_native,
 )
 
 
@@ -41,11 +48,7 @@ class Selection:
 @cache
 def all_checks() -> tuple[Check, ...]:
     """Every check."""
-    checks: tuple[Check, ...] = ()
-    for name in _MODULES:
-        # A part of the program that is not there yet makes no checks.
-        if find_spec(name) is not None:
-            checks += import_module(name).CHECKS
+    checks = tuple(check for part in _PARTS for check in part.CHECKS)
     ids = [check.id for check in checks]
     twice = {name for name in ids if ids.count(name) > 1}
     if twice:
