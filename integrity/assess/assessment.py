@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 
-from integrity.assess.census import Census, KeyFact, Seen
 from integrity.assess.choose import Choice, against_native, choose
 from integrity.assess.grade import Grade, grade
 from integrity.assess.model import Outcome, Result, Severity
@@ -15,6 +14,7 @@ from integrity.assess.runner import make_checks
 from integrity.assess.subject import Subject
 from integrity.assess.verdict import conclude
 from integrity.assess.waivers import apply_waivers
+from integrity.census.model import Census, KeyFact, Seen
 from integrity.ledger.assessments import RecordedResult
 from integrity.ledger.waivers import WaiverRecord
 from integrity.settings import Settings
