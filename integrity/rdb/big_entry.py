@@ -121,9 +121,9 @@ class BigEntry:
         self.body_xxh3 = self._hash.intdigest()
 
     def _damage(self, error: MalformedBody, feed: _Feed, body: Body) -> RdbDamaged | RdbUnsupported:
-        at = feed.handed_out(body.left)
         if isinstance(error, TooShort):
-            return RdbDamaged(self._path, "the file ends within the value of a key", at)
+            return RdbDamaged(self._path, "the file ends within the value of a key", self._source.position)
+        at = feed.handed_out(body.left)
         kind = RdbUnsupported if isinstance(error, UnsupportedBody) else RdbDamaged
         return kind(self._path, f"the value of a key is malformed: {error}", at)
 

@@ -24,7 +24,6 @@ from integrity.rdb.walk import ONE_STRING, pass_module_values, walk_for
 
 _CHUNK_BYTES: Final = 1 << 20
 _MAGIC: Final = re.compile(rb"REDIS(\d{4})|VALKEY(\d{3})")
-_MAGIC_START: Final = b"REDIS"
 _MAGIC_BYTES: Final = 9
 _CRC_BYTES: Final = 8
 _BLOCK_BYTES: Final = 4096
@@ -175,7 +174,7 @@ class RdbReader:
             self._buffer += chunk
         match = _MAGIC.match(self._buffer)
         if match is None:
-            if _MAGIC_START.startswith(self._buffer[: len(_MAGIC_START)]):
+            if len(self._buffer) < _MAGIC_BYTES:
                 raise RdbDamaged(self._path, "the file ends too early", len(self._buffer))
             raise RdbUnsupported(self._path, "it does not begin as an RDB file does", 0)
         redis, valkey = match.groups()

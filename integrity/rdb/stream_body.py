@@ -101,6 +101,8 @@ def add_entries(into: list[Reply], node: bytes, data: bytes) -> None:
     milliseconds, sequence = ENTRY_ID.unpack(node)
     packed = listpack(data)
     live, deleted, count = int(packed[0]), int(packed[1]), int(packed[2])
+    if not 0 <= count <= len(packed) or not 0 <= live + deleted <= len(packed):
+        raise MalformedBody("a node of a stream counts more than it holds")
     named: list[Reply] = [None] * (2 * count)
     named[::2] = packed[3 : 3 + count]
     at = 4 + count
@@ -118,6 +120,8 @@ def add_entries(into: list[Reply], node: bytes, data: bytes) -> None:
         else:
             begin = at + 4
             end = begin + 2 * int(packed[at + 3])
+            if end < begin:
+                raise MalformedBody("an entry of a stream has fewer than no fields")
             fields = [*packed[begin:end]]
         if flags not in _KNOWN:
             raise MalformedBody("an entry of a stream has unknown flags")

@@ -189,10 +189,10 @@ def _json_of_module(body: bytes) -> Reply:
     if module_version(identifier) != _JSON_VERSION or opcode != _STRING_OPCODE:
         raise UnsupportedBody("a JSON document is in a form of an older module")
     text, at = string_at(body, at)
-    end, at = length_at(body, at)
-    expect_end(body, at)
-    if end:
+    more, at = length_at(body, at)
+    if more:
         raise UnsupportedBody("a JSON document is in a form of a newer module")
+    expect_end(body, at)
     return text
 
 
