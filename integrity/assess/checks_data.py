@@ -30,6 +30,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         "Keys that the target holds already",
         _BLOCKING,
         look_at_target,
+        strategies=frozenset({Strategy.COPY}),
         at_cutover=False,
     ),
     Check(

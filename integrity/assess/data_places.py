@@ -78,13 +78,6 @@ def look_at_target(subject: Subject) -> Finding:
     )
     evidence: dict[str, object] = {"keys": target.keys, "conflict": policy.value}
     summary = f"The target holds {held}"
-    if subject.strategy is Strategy.NATIVE:
-        return noticed(
-            Severity.WARNING if policy is ConflictPolicy.REPLACE else Severity.BLOCKING,
-            f"{summary}; replication deletes all of them first.",
-            "Take another target or empty it; --conflict replace says that they may go.",
-            evidence,
-        )
     if policy is ConflictPolicy.FAIL:
         return noticed(
             Severity.BLOCKING,

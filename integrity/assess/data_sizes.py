@@ -16,6 +16,7 @@ _DRAGONFLY_LIMIT: Final = 2 << 30
 _BIG_BYTES: Final = 64 << 20
 """Copying so much takes about a second, and a sync does it again for each change."""
 _LONG_NAME: Final = 1024
+_FEW: Final = 3
 _HOT: Final = 100
 """By OBJECT FREQ; some ten thousands of uses with the default lfu-log-factor."""
 
@@ -77,8 +78,7 @@ def look_at_big_keys(subject: Subject) -> Finding:
         "threshold_bytes": _BIG_BYTES,
         "read_in_pieces_from": subject.settings.big_values.threshold_bytes,
         "measured": kept,
-        "biggest": listed(census.big),
-        "sizes": dict(census.sizes),
+        "biggest": listed(over or census.big[:_FEW]),
     }
     if not over:
         return absent(census, f"No key is bigger than {human_bytes(_BIG_BYTES)}", **evidence)
@@ -99,7 +99,7 @@ def look_at_hot_keys(subject: Subject) -> Finding:
     if not census.hot:
         return not_applicable(census.hot_method or "No key was looked at.")
     hot = [fact for fact in census.hot if fact.heat >= _HOT]
-    evidence: dict[str, object] = {"hottest": listed(census.hot), "method": census.hot_method}
+    evidence: dict[str, object] = {"hottest": listed(census.hot[:_FEW]), "method": census.hot_method}
     if not hot:
         return absent(census, f"No key has an OBJECT FREQ of {_HOT} or more", **evidence)
     threshold = subject.settings.big_values.threshold_bytes

@@ -25,9 +25,8 @@ def absent(census: Census, summary: str, **evidence: object) -> Finding:
     unseen = census.unseen_at_most
     return Finding(
         Outcome.PASSED,
-        f"{summary} among the {census.keys_looked_at:,} of {census.keys_present:,} keys that were looked at, which "
-        f"does not prove that there is none: up to {unseen:,} may be there (95 % certainty). "
-        "`--mode full` looks at all.",
+        f"{summary} in the sample, which does not prove that there is none: of {census.keys_present:,} keys up to "
+        f"{unseen:,} may be so (95 % certainty).",
         evidence=evidence | {"unseen_at_most": unseen},
     )
 

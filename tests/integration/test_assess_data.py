@@ -304,22 +304,20 @@ def test_a_key_under_the_name_of_the_sentinel_blocks_the_native_road(blue: Store
 
 
 @pytest.mark.parametrize(
-    ("strategy", "policy", "severity"),
+    ("policy", "severity"),
     [
-        (COPY, "fail", BLOCKING),
-        (COPY, "skip", WARNING),
-        (COPY, "replace", WARNING),
-        (NATIVE, "fail", BLOCKING),
-        (NATIVE, "replace", WARNING),
+        ("fail", BLOCKING),
+        ("skip", WARNING),
+        ("replace", WARNING),
     ],
 )
 def test_keys_on_the_target_block_unless_they_may_go(
-    blue: Store, green_redis: Store, strategy: Strategy, policy: str, severity: Severity
+    blue: Store, green_redis: Store, policy: str, severity: Severity
 ) -> None:
     many(blue, 10)
     assert check(subject_of(blue.url, green_redis.url), "target-holds-keys").outcome is PASSED
     green_redis.database(7).set("k", "v")
-    subject = subject_of(blue.url, green_redis.url, strategy, copy={"conflict": policy})
+    subject = subject_of(blue.url, green_redis.url, copy={"conflict": policy})
     result = check(subject, "target-holds-keys")
 
     assert (result.outcome, result.severity) == (FOUND, severity)
