@@ -12,20 +12,19 @@ from typing import Final
 
 from integrity.checksum import Fingerprint
 from integrity.endpoint import Endpoint, Identity
-from integrity.expiry import NO_EXPIRY, TIME_COMMAND, clock_ms
+from integrity.expiry import TIME_COMMAND, clock_ms
 from integrity.from_rdb.bodies import Bodies
 from integrity.from_rdb.places import Places
+from integrity.from_rdb.quick import QuickLook
 from integrity.keyspace import scan_command, scan_reply
-from integrity.kinds import HASH
 from integrity.ledger.models import FindingClass
 from integrity.ledger.store import NewFinding
 from integrity.pace import Pace
-from integrity.rdb import types
 from integrity.replies import ErrorReply
 from integrity.rules import Rules
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.restore import Selection
-from integrity.verify.classify import classify, expiries_agree
+from integrity.verify.classify import classify
 from integrity.verify.look import ABSENT, BigValues, Look, look
 from integrity.verify.totals import CompareTotals
 from integrity.wire import Connection
@@ -33,20 +32,6 @@ from integrity.wire import Connection
 _BATCH_KEYS: Final = 500
 _BATCH_BYTES: Final = 4 * 1024 * 1024
 _SCAN_KEYS: Final = 1000
-_MORE_THAN_A_DIGEST: Final = frozenset(
-    {
-        types.STREAM,
-        types.STREAM_2,
-        types.STREAM_3,
-        types.HASH_2,
-        types.HASH_LISTPACK_EXPIRING_OLD,
-        types.HASH_EXPIRING,
-        types.HASH_LISTPACK_EXPIRING,
-        types.HASH_DRAGONFLY,
-        types.SET_DRAGONFLY,
-    }
-)
-"""Streams have counters, and the others may hold fields or members that expire."""
 
 
 class FileComparer:
@@ -76,6 +61,9 @@ class FileComparer:
         self._selection = selection
         self._big = big
         self._tolerance = tolerance_ms
+        self._quick = QuickLook(
+            absolute=identity.has_pexpiretime, longest=big.threshold, tolerance_ms=tolerance_ms
+        )
         self._pace = pace
         self._on_findings = on_findings
         self._on_progress = on_progress
@@ -141,9 +129,23 @@ class FileComparer:
 
     def _compare(self, connection: Connection, batch: Sequence[ManifestRow]) -> list[NewFinding]:
         names = self._selection.rules.rename_all([row.key for row in batch])
+        totals = self.totals
+        careful: list[int] = []
+        for n, (row, equal) in enumerate(
+            zip(batch, self._quick.equal(connection, batch, names), strict=True)
+        ):
+            if equal and row.digest is not None:
+                totals.scanned += 1
+                self._tally(row)
+                totals.equal.setdefault(row.database, Fingerprint()).add(row.key, row.digest)
+            else:
+                careful.append(n)
+        totals.max_expiry_drift_ms = self._quick.max_drift_ms
+        if not careful:
+            return []
         looks = look(
             connection,
-            names,
+            [names[n] for n in careful],
             absolute=self._absolute,
             big=self._big,
             on_piece=lambda size: self._pace.admit(0, size),
@@ -155,27 +157,23 @@ class FileComparer:
             raise connection.error_for(reply, "TIME")
         now_ms = clock_ms(reply)
         findings: list[NewFinding] = []
-        for row, seen in zip(batch, looks, strict=True):
-            findings += self._compare_one(row, seen, now_ms)
+        for n, seen in zip(careful, looks, strict=True):
+            findings += self._compare_one(batch[n], seen, now_ms)
         return findings
 
     def _compare_one(self, row: ManifestRow, seen: Look, now_ms: int) -> list[NewFinding]:
-        totals, place = self.totals, (row.database, row.kind)
+        totals = self.totals
         totals.scanned += 1
         totals.big += row.length > self._big.threshold
         if not seen.present and row.expiry_ms is not None and row.expiry_ms <= now_ms + self._tolerance:
             totals.vanished += 1
             return []
-        totals.tallies[place] = totals.tallies.get(place, 0) + 1
-        if row.digest is not None and self._same(row, seen):
-            totals.equal.setdefault(row.database, Fingerprint()).add(row.key, row.digest)
-            return []
         ours = self._bodies.look(row, now_ms)
         if not ours.present and not seen.present:
             # All its fields have expired.
             totals.vanished += 1
-            totals.tallies[place] -= 1
             return []
+        self._tally(row)
         found = classify(row.database, row.key, ours, seen, self._tolerance)
         if not found and ours.digest is not None:
             totals.equal.setdefault(row.database, Fingerprint()).add(row.key, ours.digest)
@@ -185,22 +183,9 @@ class FileComparer:
                 prints.setdefault(row.database, Fingerprint()).add(row.key, digest)
         return found
 
-    def _same(self, row: ManifestRow, seen: Look) -> bool:
-        """Whether the manifest alone tells that both are equal."""
-        if (
-            row.rdb_type in _MORE_THAN_A_DIGEST
-            or seen.digest != row.digest
-            or seen.kind_name != row.kind
-            or (seen.kind is HASH and seen.field_expiries is not None and len(seen.field_expiries))
-        ):
-            return False
-        ours = row.expiry_ms if row.expiry_ms is not None else NO_EXPIRY
-        theirs = seen.expiry_ms if seen.expiry_ms is not None else NO_EXPIRY
-        if not expiries_agree(ours, theirs, self._tolerance):
-            return False
-        if ours != NO_EXPIRY:
-            self.totals.max_expiry_drift_ms = max(self.totals.max_expiry_drift_ms, abs(ours - theirs))
-        return True
+    def _tally(self, row: ManifestRow) -> None:
+        place = (row.database, row.kind)
+        self.totals.tallies[place] = self.totals.tallies.get(place, 0) + 1
 
     # -- backward -----------------------------------------------------------------------------------------------
 
