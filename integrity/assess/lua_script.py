@@ -219,16 +219,20 @@ def _origin(expression: Sequence[Token], origins: dict[str, Origin]) -> Origin:
             return max(_origin(part, origins) for part in _parts(expression, word))
     if first.text == "ARGV" or (first.kind == "name" and first.text in _TEXTS):
         return Origin.MADE_UP
-    return Origin.UNTOLD
+    # What redis.call answers, by whatever name it is called, is no key that was given.
+    return origins.get(first.text, Origin.UNTOLD) if _text(expression, 1) == "(" else Origin.UNTOLD
 
 
 def _elements(expression: Sequence[Token], origins: dict[str, Origin]) -> Origin:
     """Of what ``ipairs(x)`` or ``unpack(x)`` hands out."""
-    names = [token.text for token in expression if token.kind == "name"]
-    inner = names[-1] if names else ""
-    if inner == "KEYS":
+    opening = next((place for place, token in enumerate(expression) if token.text == "("), None)
+    if opening is None:
+        return Origin.UNTOLD
+    values, _ = expressions(expression[: closing(expression, opening)], opening + 1)
+    inner = values[0]
+    if [token.text for token in inner] == ["KEYS"]:
         return Origin.DECLARED
-    return Origin.MADE_UP if inner == "ARGV" else origins.get(inner, Origin.UNTOLD)
+    return Origin.MADE_UP if [token.text for token in inner] == ["ARGV"] else _origin(inner, origins)
 
 
 def _spreads(expression: Sequence[Token]) -> bool:

@@ -220,6 +220,7 @@ def test_a_write_that_replication_drops_blocks_only_where_green_stays_attached(
     assert (perhaps.severity, perhaps.items) == (Severity.WARNING, ("COPY … DB",))
 
 
+@dragonfly
 @pytest.mark.parametrize("program", each_program())
 def test_field_expiries_are_dropped_in_the_form_in_which_they_are_replicated(
     program: Program, green_dragonfly: Store
@@ -234,6 +235,7 @@ def test_field_expiries_are_dropped_in_the_form_in_which_they_are_replicated(
         assert look("native.dropped-commands", subject).items == ("hexpire",)
 
 
+@dragonfly
 @pytest.mark.parametrize("program", each_program())
 def test_a_source_that_counts_no_subcommands_says_which_ones_cannot_be_told(
     program: Program, green_dragonfly: Store
