@@ -130,6 +130,9 @@ def _look_language(subject: Subject) -> Finding:
     with LuaTarget(subject.target) as target:
         shebang = not any(file.script.shebang for file in files) or target.takes_shebang()
         missing = set(target.missing(sorted({name for file in files for name in file.script.names})))
+        if any(file.includes for file in files):
+            # Parts of one script: what one calls, another may define.
+            missing -= {name for file in files for name in file.script.origins}
         for file in files:
             lines = [
                 f"line {line}: {name} does not exist"

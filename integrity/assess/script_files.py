@@ -22,6 +22,11 @@ class ScriptFile:
     script: LuaScript
 
     @property
+    def includes(self) -> bool:
+        """Whether a tool puts other files into it before it is sent, as BullMQ's does: ``--- @include "file"``."""
+        return "@include" in self.text
+
+    @property
     def body(self) -> str:
         """The text without a shebang; lines keep their numbers."""
         return self.text[len(self.script.shebang) :] if self.script.shebang else self.text

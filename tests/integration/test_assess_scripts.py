@@ -46,9 +46,10 @@ UNFIT = {
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[dict[str, str]], Path]:
-    folder = tmp_path / "lua"
+    folders = (tmp_path / f"lua{number}" for number in range(9))
 
     def write_all(scripts: dict[str, str]) -> Path:
+        folder = next(folders)
         folder.mkdir()
         for name, text in scripts.items():
             (folder / name).write_text(text)
@@ -98,6 +99,19 @@ def test_fit_scripts_pass_and_nothing_of_theirs_stays_on_the_target(
 
 def as_script_hash(text: str) -> str:
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+@dragonfly
+def test_what_a_tool_puts_together_before_it_is_sent_may_be_defined_in_another_file(
+    blue: Store, green_dragonfly: Store, write: Callable[[dict[str, str]], Path]
+) -> None:
+    parts = {
+        "job.lua": '--- @include "part"\nlocal rcall = redis.call\nreturn part(KEYS[1])',
+        "part.lua": "local function part(key) return rcall('GET', key) end",
+    }
+    assert look("scripts.language", blue, green_dragonfly, write(parts)).outcome is Outcome.PASSED
+    alone = look("scripts.language", blue, green_dragonfly, write({"job.lua": parts["part.lua"]}))
+    assert alone.outcome is Outcome.FOUND
 
 
 @dragonfly
