@@ -145,9 +145,10 @@ class Endpoint:
                     pack(b"HPEXPIRETIME", b"greenfly:probe", b"FIELDS", b"1", b"f"),
                 ]
             )
-            for reply, command in ((probe, "PEXPIRETIME"), (fields, "HPEXPIRETIME")):
-                if isinstance(reply, ErrorReply) and "unknown command" not in str(reply).lower():
-                    raise connection.error_for(reply, command)
+            if isinstance(probe, ErrorReply) and "unknown command" not in str(probe).lower():
+                raise connection.error_for(probe, "PEXPIRETIME")
+            if isinstance(fields, ErrorReply) and str(fields).startswith("NOPERM"):
+                raise connection.error_for(fields, "HPEXPIRETIME")
         engine, version = _engine(info)
         identity = Identity(
             address=str(self),

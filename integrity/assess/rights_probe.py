@@ -1,8 +1,9 @@
 """Trying whether commands are allowed, without running one.
 
 Each is queued in a transaction that is never executed: servers refuse what is unknown or not allowed when it is queued,
-and closing the connection throws the rest away.  What cannot be queued is tried by a use that fails before it does
-anything.  What a server refuses leaves an entry in its ACL LOG, as any refusal does.
+and closing the connection throws the rest away.  Where a refusal ends the queueing (Dragonfly), each that is refused is
+the last of its connection.  What cannot be queued is tried by a use that fails before it does anything.  What a server
+refuses leaves an entry in its ACL LOG, as any refusal does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from integrity.assess.needed_rights import PROBE_KEY, Right
 from integrity.assess.versions import version_of
 from integrity.endpoint import Endpoint, Identity
 from integrity.replies import ErrorReply, Reply
-from integrity.wire import Connection, pack
+from integrity.wire import pack
 
 
 class Answer(StrEnum):
@@ -56,17 +57,20 @@ class Tried:
         return [
             right
             for right in rights
-            if self.of(right) is Answer.REFUSED
-            or (self.of(right) is Answer.UNKNOWN_COMMAND and not right.where_known and not self._has(right))
+            if not self._replaced(right)
+            and (
+                self.of(right) is Answer.REFUSED
+                or (self.of(right) is Answer.UNKNOWN_COMMAND and not right.where_known)
+            )
         ]
 
     def untold(self, rights: Iterable[Right]) -> list[Right]:
         """Those of which nothing is known."""
         return [right for right in rights if self.of(right) is Answer.UNTOLD]
 
-    def _has(self, right: Right) -> bool:
+    def _replaced(self, right: Right) -> bool:
         """Whether the server has a better command, which is used instead."""
-        return bool(right.better) and self.answers.get(right.better) is not Answer.UNKNOWN_COMMAND
+        return self.answers.get(right.better, Answer.UNKNOWN_COMMAND) is not Answer.UNKNOWN_COMMAND
 
 
 def try_rights(endpoint: Endpoint, identity: Identity, rights: Sequence[Right]) -> Tried:
@@ -77,33 +81,69 @@ def try_rights(endpoint: Endpoint, identity: Identity, rights: Sequence[Right]) 
     by_command = {right.command: right for right in rights}
     alone = {command: ask for command, ask in _ALONE.items() if command in by_command}
     answers = {command: ask(endpoint, identity) for command, ask in alone.items()}
-    queued = [right for command, right in by_command.items() if command not in alone]
-    with endpoint.connect("rights") as connection:
-        opened, why = _begin(connection)
-        answers["multi"] = opened
-        if why:
-            untold = dict.fromkeys((right.command for right in queued), Answer.UNTOLD)
-            return Tried(untold | answers, Answer.UNTOLD, why)
-        replies = connection.exchange([_command(right) for right in queued if right.command != "multi"])
-        told = zip((right for right in queued if right.command != "multi"), replies, strict=True)
-        answers |= {right.command: _answer(reply) for right, reply in told}
-        other = connection.exchange([pack(b"TYPE", b"\xff" + PROBE_KEY)])[0]
-    return Tried(answers, _answer(other))
+    commands = {
+        command: _command(right)
+        for command, right in by_command.items()
+        if command not in alone and command != "multi"
+    }
+    packed = [*commands.values(), _OTHER_KEY]
+    answers["multi"], harmless, reason = _harmless(endpoint)
+    if harmless is None:
+        replies: list[Reply] = []
+    elif _survives_an_error(endpoint, harmless):
+        replies = _together(endpoint, packed)
+    else:
+        replies = _one_by_one(endpoint, packed)
+    told = [_answer(reply) for reply in replies] + [Answer.UNTOLD] * (len(packed) - len(replies))
+    return Tried(answers | dict(zip(commands, told[:-1], strict=True)), told[-1], reason)
 
 
-def _begin(connection: Connection) -> tuple[Answer, str]:
-    """Begin a transaction; and why nothing must be sent into it, if so."""
-    opened = connection.exchange([pack(b"MULTI")])[0]
-    if isinstance(opened, ErrorReply):
-        return _answer(opened), f"MULTI is refused ({opened})"
-    # A proxy may take MULTI and yet run what follows: something harmless goes first.
-    for harmless in (pack(b"TYPE", PROBE_KEY), pack(b"PING"), pack(b"INFO", b"server")):
-        reply = connection.exchange([harmless])[0]
-        if reply == b"QUEUED":
-            return Answer.ALLOWED, ""
+def _harmless(endpoint: Endpoint) -> tuple[Answer, bytes | None, str]:
+    """Whether MULTI is allowed, a command that was queued after it, and why there is none.
+
+    A proxy may take MULTI and yet run what follows, so nothing that has an effect goes first.
+    """
+    for command in (pack(b"TYPE", PROBE_KEY), pack(b"PING"), pack(b"INFO", b"server")):
+        with endpoint.connect("rights") as connection:
+            opened = connection.exchange([pack(b"MULTI")])[0]
+            if isinstance(opened, ErrorReply):
+                return _answer(opened), None, f"MULTI is refused ({opened})"
+            reply = connection.exchange([command])[0]
+        if reply == _QUEUED:
+            return Answer.ALLOWED, command, ""
         if not isinstance(reply, ErrorReply):
-            return Answer.UNTOLD, "commands after MULTI are run, not queued"
-    return Answer.ALLOWED, "nothing can be queued after MULTI"
+            return Answer.UNTOLD, None, "commands after MULTI are run, not queued"
+    return Answer.ALLOWED, None, "nothing can be queued after MULTI"
+
+
+def _survives_an_error(endpoint: Endpoint, harmless: bytes) -> bool:
+    """Whether commands are still queued after one that was refused.
+
+    Dragonfly 1.40 runs them at once then, and says EXECABORT only at EXEC.
+    """
+    with endpoint.connect("rights") as connection:
+        return connection.exchange([pack(b"MULTI"), pack(b"GET"), harmless])[-1] == _QUEUED
+
+
+def _together(endpoint: Endpoint, commands: Sequence[bytes]) -> list[Reply]:
+    with endpoint.connect("rights") as connection:
+        connection.command(b"MULTI")
+        return connection.exchange(commands)
+
+
+def _one_by_one(endpoint: Endpoint, commands: Sequence[bytes]) -> list[Reply]:
+    """Each in a transaction in which nothing was refused yet; ends early where one was run all the same."""
+    replies: list[Reply] = []
+    while len(replies) < len(commands):
+        with endpoint.connect("rights") as connection:
+            connection.command(b"MULTI")
+            reply: Reply = _QUEUED
+            while reply == _QUEUED and len(replies) < len(commands):
+                reply = connection.exchange([commands[len(replies)]])[0]
+                replies.append(reply)
+            if reply != _QUEUED and not isinstance(reply, ErrorReply):
+                return replies
+    return replies
 
 
 def _command(right: Right) -> bytes:
@@ -150,4 +190,6 @@ def _psync(endpoint: Endpoint, identity: Identity) -> Answer:
         return _answer(connection.exchange([pack(b"PSYNC", b"?", b"-1")])[0])
 
 
+_QUEUED: Final = b"QUEUED"
+_OTHER_KEY: Final = pack(b"TYPE", b"\xff" + PROBE_KEY)
 _ALONE: Final = {"exec": _exec, "watch": _watch, "psync": _psync}
