@@ -147,4 +147,7 @@ class NativeLink:
     def _tls_remedy(self) -> str:
         if self.source.address.scheme != "rediss":
             return ""
-        return ", and that green was started with --tls_replication, --tls_ca_cert_file and a --masterauth"
+        return (
+            ", and that green was started with --tls_replication, --tls_ca_cert_file, --tls_cert_file and "
+            "--tls_key_file, which cannot be set afterwards"
+        )

@@ -104,16 +104,18 @@ class ReplicatePhase:
 
     def _begin(self, link: NativeLink, servers: Servers, meter: Meter) -> tuple[Attached, Course]:
         first = link.look()
-        going_on = link.follows(first)
+        # While it connects it has nothing, and where it is told to connect to may be wrong.
+        going_on = link.follows(first) and first.green.stage is not Stage.CONNECTING
         full_syncs = FullSyncs(first, attached=going_on)
+        left = left_attached(self._ledger, self._handle.id, str(servers.target))
         if going_on:
             self._progress.say("Green is a replica of this source already: going on from there.")
-            attached = left_attached(self._ledger, self._handle.id, str(servers.target)) or Attached(
-                {}, link.dropped()
-            )
+            attached = left or Attached({}, link.dropped())
             self._handle.event("replicate.going-on", {"full_syncs": first.blue.full_syncs})
         else:
             require_loadable(servers)
+            if left is not None:
+                self._take_back(link, left)
             if first.green.keys:
                 self._progress.say(
                     f"Replication empties green: the {first.green.keys:,} keys that it holds are lost."
