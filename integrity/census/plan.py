@@ -63,17 +63,15 @@ def quotas(present: Mapping[int, int], sample: int) -> dict[int, int | None]:
     """How many keys of each database belong in a sample; None where that is all of them.
 
     :param present: keys by database.
-    :param sample: at most this many over all databases.
+    :param sample: at most this many over all databases, but one of each at least.
     """
     total = sum(present.values())
     if total <= sample:
         return dict.fromkeys(present)
-    fewest = min(_FEWEST, sample // (_FOR_THE_FEWEST * max(1, len(present))))
-    rest = sample - fewest * len(present)
+    fewest = max(1, min(_FEWEST, sample // (_FOR_THE_FEWEST * len(present))))
+    rest = max(0, sample - fewest * len(present))
     wanted = {database: fewest + rest * keys // total for database, keys in present.items()}
-    return {
-        database: None if count >= present[database] else max(1, count) for database, count in wanted.items()
-    }
+    return {database: None if count >= present[database] else count for database, count in wanted.items()}
 
 
 def stretches(database: int, quota: int | None, chance: Random, *, anywhere: bool) -> list[Stretch]:
