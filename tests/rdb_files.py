@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Final
 
 from integrity.kinds.base import elements_of
 from integrity.kinds.hyperloglog import MAGIC
 from integrity.kinds.pieces import PieceSize
+from integrity.kinds.stream_reply import reply_table
 from integrity.rdb.entry import Entry
 from integrity.rdb.index import Row, index
 from integrity.rdb.reader import RdbReader
@@ -16,7 +18,7 @@ from integrity.replies import Reply
 from tests.oracle import _registers
 from tests.raw import Raw, as_bytes, as_list
 
-SMALL_PIECES = PieceSize(2000, 50)
+SMALL_PIECES: Final = PieceSize(2000, 50)
 
 
 def save(url: str, engine: str) -> Path:
@@ -31,11 +33,11 @@ def save(url: str, engine: str) -> Path:
         return folder / as_bytes(as_list(raw(b"CONFIG", b"GET", b"dbfilename"))[1]).decode()
 
 
-def rows_of(path: Path, *, held_bytes: int = 1 << 20, limit: PieceSize = SMALL_PIECES) -> list[Row]:
+def rows_of(path: Path, *, held_bytes: int = 1 << 20, as_of_ms: int | None = None) -> list[Row]:
     """The index of a file."""
     with path.open("rb") as file:
         reader = RdbReader(file, path, held_bytes=held_bytes)
-        return [row for batch in index(reader, path, limit) for row in batch.rows()]
+        return [row for batch in index(reader, path, SMALL_PIECES, as_of_ms=as_of_ms) for row in batch.rows()]
 
 
 def entries_of(path: Path) -> tuple[RdbReader, list[Entry]]:
@@ -66,6 +68,8 @@ def decoded(kind: str, entry: Entry, version: int) -> object:
         case "hash":
             flat = elements_of(reply)
             return dict(zip(flat[::2], flat[1::2], strict=True))
+        case "stream":
+            return _stream(reply)
         case "ReJSON-RL":
             return json.loads(_string(reply))
     raise AssertionError(f"{kind} has no shape")
@@ -74,3 +78,29 @@ def decoded(kind: str, entry: Entry, version: int) -> object:
 def _string(reply: Reply) -> bytes:
     assert isinstance(reply, bytes)
     return reply
+
+
+def _stream(reply: Reply) -> object:
+    table = reply_table(reply)
+    entries = [(_string(i), elements_of(fields)) for i, fields in map(_pair, _list(table[b"entries"]))]
+    groups: dict[bytes, object] = {}
+    for group in map(reply_table, _list(table[b"groups"])):
+        pending = [_list(item) for item in _list(group[b"pending"])]
+        owners = [owner for _, owner, _, _ in pending]
+        names = [_string(reply_table(consumer)[b"name"]) for consumer in _list(group[b"consumers"])]
+        groups[_string(group[b"name"])] = (
+            group[b"last-delivered-id"],
+            [(identifier, owner, count) for identifier, owner, _, count in pending],
+            sorted((name, owners.count(name)) for name in names),
+        )
+    return entries, table[b"last-generated-id"], groups
+
+
+def _list(reply: Reply) -> list[Reply]:
+    assert isinstance(reply, list)
+    return reply
+
+
+def _pair(reply: Reply) -> tuple[Reply, Reply]:
+    first, second = _list(reply)
+    return first, second
