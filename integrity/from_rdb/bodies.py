@@ -14,8 +14,6 @@ from typing import BinaryIO, Final, Self
 from integrity.expiry import NO_EXPIRY
 from integrity.from_rdb.source_file import opened
 from integrity.kinds import KINDS, STREAM, MalformedReply
-from integrity.kinds.base import elements_of
-from integrity.kinds.field_expiry import NONE
 from integrity.kinds.hash import HashHasher
 from integrity.kinds.pieces import Piece, PieceSize
 from integrity.kinds.stream import StreamHasher
@@ -24,6 +22,7 @@ from integrity.rdb.errors import MalformedBody
 from integrity.rdb.pieces import comes_in_pieces, pieces_of
 from integrity.rdb.values import whole_pieces
 from integrity.snapshot.manifest import ManifestRow
+from integrity.snapshot.restore_big import without_due
 from integrity.verify.look import ABSENT, Look
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -67,7 +66,7 @@ class Bodies:
         pieces = 0
         try:
             for piece in self._pieces(row):
-                live = _without_due(piece, now_ms)
+                live = without_due(piece, now_ms)
                 hasher.add(live)
                 whole = live
                 pieces += 1
@@ -103,17 +102,3 @@ class Bodies:
             offset += len(chunk)
             left -= len(chunk)
             yield chunk
-
-
-def _without_due(piece: Piece, now_ms: int) -> Piece:
-    """A piece of a hash (or set) without what has expired by now."""
-    if not piece.expiries or all(time == NONE or time > now_ms for time in piece.expiries):
-        return piece
-    elements = elements_of(piece.content)
-    width = len(elements) // len(piece.expiries)
-    kept = [n for n, time in enumerate(piece.expiries) if time == NONE or time > now_ms]
-    return Piece(
-        [element for n in kept for element in elements[width * n : width * n + width]],
-        piece.part,
-        tuple(piece.expiries[n] for n in kept),
-    )

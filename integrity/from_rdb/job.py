@@ -268,6 +268,7 @@ class FileJob:
                     big_values=self._settings.big_values,
                     owner=run.id,
                     start=self._start,
+                    incomplete=True,
                     pace=pace,
                     on_progress=meter.advance,
                     on_acknowledged=lambda row: self._acknowledged(row, odd, meter),

@@ -103,6 +103,7 @@ class Restorer:
     :param big_values: from which length of its body on a value is written in pieces, and in which.
     :param owner: begins the names of temporary keys; nobody else may use it.
     :param start: the first row that is not on the target yet.
+    :param incomplete: write a value also where the target cannot hold its fields' expiries, and tell.
     :param pace: asked before every batch.
     :param on_progress: told keys and bytes as they are acknowledged.
     :param on_acknowledged: told the first row whose fate is not known yet, after every batch.
@@ -123,6 +124,7 @@ class Restorer:
         big_values: BigValueSettings,
         owner: str | None = None,
         start: int = 0,
+        incomplete: bool = False,
         pace: Pace | None = None,
         on_progress: Callable[[int, int], None],
         on_acknowledged: Callable[[int], None] = lambda row: None,
@@ -140,6 +142,7 @@ class Restorer:
         # No two restores share a name: one would rename the other's value onto its own key.
         self._owner = owner or f"restore-{secrets.token_hex(6)}"
         self._start = start
+        self._incomplete = incomplete
         self._pace = pace or FullSpeed(batch_keys)
         self._on_progress = on_progress
         self._on_acknowledged = on_acknowledged
@@ -167,6 +170,7 @@ class Restorer:
                 self.totals,
                 names=TemporaryNames(self._owner, shard_count(target, self._identity)),
                 conflict=self._conflict,
+                incomplete=self._incomplete,
                 on_odd=self._on_odd,
                 on_temporary=self._on_temporary,
                 on_progress=self._on_progress,

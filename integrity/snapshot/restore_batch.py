@@ -54,6 +54,7 @@ class BatchSender:
     """Writes keys; no more than one batch is under way.
 
     :param names: temporary names that nobody else uses.
+    :param incomplete: see :class:`~integrity.snapshot.restore_big.BigRestorer`.
     :param on_odd: told of each key that was not written, or not all of it.
     :param on_temporary: told before temporary keys are written.
     """
@@ -67,6 +68,7 @@ class BatchSender:
         *,
         names: TemporaryNames,
         conflict: ConflictPolicy,
+        incomplete: bool,
         on_odd: Callable[[OddKey], None],
         on_temporary: Callable[[], None],
         on_progress: Callable[[int, int], None],
@@ -84,7 +86,7 @@ class BatchSender:
         self._options: tuple[bytes, ...] = (b"ABSTTL",)
         if conflict is ConflictPolicy.REPLACE and parses_first:
             self._options = (b"REPLACE", b"ABSTTL")
-        self._big = BigRestorer(target, identity, names=names, conflict=conflict)
+        self._big = BigRestorer(target, identity, names=names, conflict=conflict, incomplete=incomplete)
         self._older: set[int] = set()
         """RDB types that the target took only under an older version; they are sent under it at once."""
         self._outstanding: Batch | None = None

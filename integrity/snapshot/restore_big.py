@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from integrity.endpoint import Identity
+from integrity.expiry import clock_ms
 from integrity.kinds import KINDS, STREAM
+from integrity.kinds.base import elements_of
+from integrity.kinds.field_expiry import NONE
 from integrity.kinds.pieces import Piece, WriteRefused
 from integrity.rdb.errors import MalformedBody
+from integrity.rdb.expiring import without_expired
 from integrity.replies import ErrorReply
 from integrity.settings import ConflictPolicy
 from integrity.snapshot.manifest import ManifestRow
@@ -41,6 +45,8 @@ class BigRestorer:
     """Writes single keys to the target's current database; no command may be in flight there.
 
     :param names: temporary names that nobody else uses.
+    :param incomplete: write a value also where its fields' expiries cannot be carried, and tell; else it is refused,
+        because what was to expire would stay for ever.  Streams lose no more than what is told.
     """
 
     def __init__(
@@ -50,10 +56,12 @@ class BigRestorer:
         *,
         names: TemporaryNames,
         conflict: ConflictPolicy,
+        incomplete: bool = False,
     ) -> None:
         self._target = target
         self._in_transaction = identity.parses_before_replacing
         self._names = names
+        self._incomplete = incomplete
         self._replace = conflict is ConflictPolicy.REPLACE
 
     def write(self, row: ManifestRow, name: bytes, pieces: Iterator[Piece]) -> Outcome:
@@ -85,9 +93,9 @@ class BigRestorer:
 
     def _write(self, row: ManifestRow, name: bytes, temporary: bytes, pieces: Iterable[Piece]) -> Outcome:
         kind = KINDS[row.kind.encode()]
-        lost = kind.write(self._target, temporary, pieces)
-        if lost and kind is not STREAM:
-            # Without them, what was to expire would stay for ever.
+        now_ms = clock_ms(self._target.command(b"TIME"))
+        lost = kind.write(self._target, temporary, (without_due(piece, now_ms) for piece in pieces))
+        if lost and kind is not STREAM and not self._incomplete:
             self._target.command(b"UNLINK", temporary)
             return Outcome("refused", f"the target cannot hold {' and '.join(lost)}")
         if row.expiry_ms is not None:
@@ -109,6 +117,14 @@ class BigRestorer:
             self._target.command(b"UNLINK", temporary)
             return Outcome("kept")
         return Outcome("written", lost=lost)
+
+
+def without_due(piece: Piece, now_ms: int) -> Piece:
+    """A piece of a hash (or set) without what has expired by now; servers leave that out when they load a file."""
+    if not piece.expiries or all(time == NONE or time > now_ms for time in piece.expiries):
+        return piece
+    elements, times = without_expired(elements_of(piece.content), piece.expiries, now_ms)
+    return Piece([*elements], piece.part, tuple(times))
 
 
 def _drain(pieces: Iterator[Piece]) -> None:
