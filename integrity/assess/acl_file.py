@@ -1,7 +1,8 @@
 """The ACL file for a Dragonfly that takes over a Redis's users.
 
 What was tried on Dragonfly 1.40: a file that is loaded replaces *all* users, and one without a line for ``default``
-makes that user open, whatever ``--requirepass`` says.  So the file always says something about ``default``.
+makes that user open, whatever ``--requirepass`` says; so the file always says something about ``default``.  Who
+connects is ``default`` until the login, and a login needs a right too: also a user that is switched off keeps that.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from integrity.assess.acl_users import read_acl
 from integrity.endpoint import Endpoint
 from integrity.errors import ConfigurationError, Refused
 
-_CLOSED: Final = "USER default OFF resetchannels -@all"
+_CLOSED: Final = "USER default OFF resetchannels -@all +auth +hello +quit +reset"
 _OPEN: Final = "USER default ON nopass ~* &* +@all"
 
 

@@ -82,7 +82,8 @@ def _translated(user: AclUser, ours: CommandTable, theirs: CommandTable, grant: 
         return TranslatedUser(user, "+@all", {}, (), _problems(user))
     allowed, units = permitted(user.commands, ours), command_units(theirs)
     by_category = permitted(user.commands, theirs, _CATEGORIES)
-    wanted: set[str] = set()
+    # On Redis no rule is about these; on Dragonfly a user without the right to AUTH or HELLO cannot log in.
+    wanted = {name for name in units if (entry := ours.find(name)) is not None and "no_auth" in entry.flags}
     partly: dict[str, tuple[str, ...]] = {}
     for unit in units:
         entry = ours.find(unit)
