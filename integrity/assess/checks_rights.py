@@ -56,6 +56,9 @@ def _look(subject: Subject, side: Side) -> Finding:
         for right in tried.lacking(now)
         if right.needed and (held is None or not right.if_source_has or right.if_source_has in held)
     ]
+    for name in _refused_by_the_replica(subject) if side == "source" else ():
+        blocking.append(f"{name} on the replica")
+        items = (*items, f"replica: {name}")
     if tried.every_key is Answer.REFUSED:
         blocking.append("keys of every name (~*)")
         items = (*items, "keys of every name (~*)")
@@ -71,6 +74,15 @@ def _look(subject: Subject, side: Side) -> Finding:
     else:
         return _optional(tried, everything, side, remedy, evidence)
     return found(severity, summary, remedy, items=items, **evidence)
+
+
+def _refused_by_the_replica(subject: Subject) -> list[str]:
+    """Where keys are read from another server than the source."""
+    if subject.reader is subject.source:
+        return []
+    wanted = rights("source", (RunPart.COPY,), subject.reader_identity.engine)
+    tried = try_rights(subject.reader, subject.reader_identity, wanted)
+    return [right.command for right in tried.lacking(wanted) if right.needed]
 
 
 def _source_commands(subject: Subject) -> frozenset[str] | None:

@@ -224,6 +224,17 @@ def test_a_right_of_the_snapshot_blocks_only_where_one_is_taken(blue: Store, gre
     assert left_out.severity is Severity.WARNING
 
 
+def test_a_replica_that_is_read_needs_the_rights_to_read(blue: Store, green_redis: Store) -> None:
+    subject = subject_of(blue.url, green_redis.url)
+    # Any other server will do: what is asked is what its user may run.
+    replica = endpoint_of("source", allow(green_redis, "source", COPY_PARTS, ["mget"]))
+    subject.reader, subject.reader_identity = replica, replica.identify()
+    finding = look(subject, "rights.source")
+    forget(green_redis)
+    assert (finding.outcome, finding.severity) == (Outcome.FOUND, Severity.BLOCKING)
+    assert finding.items == ("replica: mget",)
+
+
 def test_a_right_that_a_run_does_without_is_said(blue: Store, green_redis: Store) -> None:
     source = allow(blue, "source", EVERYTHING, ["slowlog|len", "memory|usage"])
     finding = look(subject_of(source, green_redis.url), "rights.source")
