@@ -1,4 +1,4 @@
-"""``greenfly assess``, and ``waive``, ``unwaive``, ``waivers`` below it."""
+"""``greenfly assess``, and ``acl``, ``rights``, ``waive``, ``unwaive``, ``waivers`` below it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from greenfly.commands import options as o
 from greenfly.commands.assess_acl import assess_acl
+from greenfly.commands.assess_rights import assess_rights
 
 if TYPE_CHECKING:
     from integrity.ledger.waivers import WaiverRecord
@@ -126,6 +127,7 @@ def assess(
 
 
 app.command("acl")(assess_acl)
+app.command("rights")(assess_rights)
 
 
 @app.command("waive")
