@@ -327,3 +327,20 @@ def test_without_any_one_right_no_copy_passes_that_is_not_whole(
         forget(store)
         if done.exit_code == 0:
             assert green.client.dbsize() == filled.client.dbsize(), rule
+
+
+@pytest.mark.dragonfly
+def test_users_with_exactly_those_lines_can_take_the_native_road(
+    start_redis: StartServer, green_dragonfly: Store, greenfly: Greenfly
+) -> None:
+    blue = start_redis("--repl-diskless-sync-delay", "0")
+    blue.client.mset({f"k:{number}": number for number in range(200)})
+    parts = (*COPY_PARTS, RunPart.NATIVE)
+    ends = (allow(blue, "source", parts), allow(green_dragonfly, "target", parts))
+    env = {"GREENFLY_ASSESS__ENABLED": "false"}
+    done = run_here(greenfly, "migrate", *between(*ends), "--strategy", "native", "--json", env=env)
+    assert done.exit_code == 0, done.stderr
+    assert green_dragonfly.client.dbsize() == 200
+    refused = refusals(blue) | refusals(green_dragonfly)
+    forget(blue, green_dragonfly)
+    assert refused <= DOES_WITHOUT | {"set"}
