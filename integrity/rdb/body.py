@@ -89,9 +89,25 @@ class Body:
             return decompress(self.take(compressed), size)
         raise MalformedBody(f"string encoding {first:#x} is not known", self._at - 1)
 
-    def strings(self, count: int) -> list[bytes]:
-        """The next *count* strings."""
-        return [self.string() for _ in range(count)]
+    def strings(self, count: int, most: int) -> list[bytes]:
+        """The next strings: *count*, or fewer when they have *most* bytes or more, not counting short ones."""
+        found: list[bytes] = []
+        add = found.append
+        while len(found) < count and most > 0:
+            buffer, at = self._buffer, self._at
+            size = len(buffer)
+            for _ in range(count - len(found)):
+                # Nearly all are short and lie in the buffer.
+                if at >= size or (first := buffer[at]) >= 0x40 or (end := at + 1 + first) > size:
+                    break
+                add(buffer[at + 1 : end])
+                at = end
+            self._at = at
+            if len(found) < count:
+                string = self.string()
+                add(string)
+                most -= len(string)
+        return found
 
     def string_parts(self, most: int) -> Iterator[bytes]:
         """The next string in parts of about *most* bytes."""

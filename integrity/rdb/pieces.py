@@ -26,6 +26,10 @@ Portion: TypeAlias = tuple[list[bytes], list[int]]
 """Flat elements, and the expiry of each where the encoding has room for one."""
 _Portions: TypeAlias = Callable[[Body], Iterator[Portion]]
 
+_PORTION_STRINGS: Final = 512
+_PORTION_BYTES: Final = 64 * 1024
+"""Of strings that are taken from a body at once; short ones have less in any case."""
+
 _double: Final = Struct("<d").unpack
 _milliseconds: Final = Struct("<q").unpack
 
@@ -100,8 +104,13 @@ def _piece(content: list[bytes], times: list[int]) -> Piece:
 
 
 def _strings(each: int, body: Body) -> Iterator[Portion]:
-    for _ in repeat(None, body.length()):
-        yield body.strings(each), []
+    left = each * body.length()
+    while left:
+        found = body.strings(min(left, _PORTION_STRINGS), _PORTION_BYTES)
+        if len(found) % each:
+            found.append(body.string())
+        left -= len(found)
+        yield found, []
 
 
 def _scored(body: Body) -> Iterator[Portion]:
@@ -140,18 +149,18 @@ def _expiring_redis(has_earliest: bool, body: Body) -> Iterator[Portion]:
     earliest = _milliseconds(body.take(8))[0] if has_earliest else None
     for _ in repeat(None, body.length()):
         time = relative_time(earliest, body.length())
-        yield body.strings(2), [time]
+        yield [body.string(), body.string()], [time]
 
 
 def _expiring_valkey(body: Body) -> Iterator[Portion]:
     for _ in repeat(None, body.length()):
-        pair = body.strings(2)
+        pair = [body.string(), body.string()]
         yield pair, [_milliseconds(body.take(8))[0]]
 
 
 def _expiring_dragonfly(each: int, body: Body) -> Iterator[Portion]:
     for _ in repeat(None, body.length()):
-        elements = body.strings(each)
+        elements = [body.string() for _ in range(each)]
         yield elements, [seconds_time(body.string())]
 
 

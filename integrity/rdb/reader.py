@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from struct import Struct
+from struct import error as StructError
 from typing import Final, Literal, Protocol
 
 import anycrc
@@ -20,6 +22,7 @@ from integrity.rdb.body import Body, TooShort
 from integrity.rdb.entry import Entry, FunctionLibrary, ModuleAux
 from integrity.rdb.errors import MalformedBody, RdbDamaged, RdbError, RdbUnsupported, UnsupportedBody
 from integrity.rdb.module_id import module_name
+from integrity.rdb.strings import string_end
 from integrity.rdb.walk import ONE_STRING, pass_module_values, walk_for
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -30,6 +33,7 @@ _BLOCK_BYTES: Final = 4096
 _LAST_TYPE: Final = 127
 _NO_EXPIRY: Final = -1
 _MC_FLAGS: Final = 2
+_milliseconds: Final = Struct("<q").unpack_from
 HELD_BYTES: Final = 1 << 20
 """How long a value may be by default and still be held whole."""
 
@@ -82,6 +86,8 @@ class RdbReader:
 
     def __iter__(self) -> Iterator[Entry | BigEntry]:
         version, held = self.version, self._held_bytes
+        # Half the price of calling the type, and it is paid for every key.
+        new = tuple.__new__
         database, expiry = 0, None
         buffer, at, base = self._buffer, 0, self.position
         size = len(buffer)
@@ -98,8 +104,8 @@ class RdbReader:
                         body = Body((), buffer, at + 1)
                         key, body_at = body.string(), body.at
                     at = body_at
-                    if opcode in ONE_STRING and (first := buffer[at]) < 0x80:
-                        at += 1 + first if first < 0x40 else 2 + ((first & 0x3F) << 8 | buffer[at + 1])
+                    if opcode in ONE_STRING:
+                        at = string_end(buffer, at)
                     else:
                         walk = walk_for(opcode, version)
                         if walk is None:
@@ -109,11 +115,13 @@ class RdbReader:
                         at = body.at
                     length = at - body_at
                     if at <= size and length <= held:
-                        yield Entry(database, key, opcode, expiry, base + body_at, length, buffer[body_at:at])
+                        yield new(
+                            Entry, (database, key, opcode, expiry, base + body_at, length, buffer[body_at:at])
+                        )
                         expiry = None
                         continue
                 elif opcode == types.EXPIRY_MS:
-                    expiry = _expiry(int.from_bytes(buffer[at + 1 : at + 9], "little", signed=True))
+                    expiry = _expiry(_milliseconds(buffer, at + 1)[0])
                     at += 9
                 elif opcode == types.EXPIRY_SECONDS:
                     seconds = int.from_bytes(buffer[at + 1 : at + 5], "little", signed=True)
@@ -132,7 +140,7 @@ class RdbReader:
                     at = body.at
                 if at <= size and body_at > size:
                     continue
-            except (IndexError, TooShort):
+            except (IndexError, TooShort, StructError):
                 pass
             except MalformedBody as error:
                 raise self._refusal(error, base, start) from error

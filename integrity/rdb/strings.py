@@ -25,7 +25,7 @@ def length_at(data: bytes, at: int) -> tuple[int, int]:
     if first in (0x80, 0x81):
         end = at + (5 if first == 0x80 else 9)
         return int.from_bytes(data[at + 1 : end], "big"), end
-    raise MalformedBody(f"length encoding {first:#x} is not known")
+    raise MalformedBody(f"length encoding {first:#x} is not known", at)
 
 
 def string_at(data: bytes, at: int) -> tuple[bytes, int]:
@@ -50,6 +50,22 @@ def string_at(data: bytes, at: int) -> tuple[bytes, int]:
         end = at + compressed
         return decompress(data[at:end], size), end
     raise MalformedBody(f"string encoding {first:#x} is not known")
+
+
+def string_end(data: bytes, at: int) -> int:
+    """Where the string at *at* ends; beyond the data where it is cut off.  See :func:`string_at`."""
+    first = data[at]
+    if first < 0x40:
+        return at + 1 + first
+    if first < 0xC0:
+        size, at = length_at(data, at)
+        return at + size
+    if first == _COMPRESSED:
+        size, at = length_at(data, at + 1)
+        return length_at(data, at)[1] + size
+    if first in _INTEGER_BYTES:
+        return at + 1 + _INTEGER_BYTES[first]
+    raise MalformedBody(f"string encoding {first:#x} is not known", at)
 
 
 def strings_at(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
