@@ -132,7 +132,7 @@ def export(
             ledger,
             found,
             to,
-            lambda folder: _write_reports(ledger, found.id, folder),
+            lambda folder: write_reports(ledger, found.id, folder),
             hide_other_runs=hide_other_runs,
             with_files=with_files,
         )
@@ -311,7 +311,7 @@ def _exported_dict(made: Exported) -> dict[str, object]:
     }
 
 
-def _write_reports(ledger: Ledger, run_id: str, folder: Path) -> int:
+def write_reports(ledger: Ledger, run_id: str, folder: Path) -> int:
     """The report and the findings of a bundle; returns the number of findings."""
     from integrity.audit import names
     from reports.build import build_report

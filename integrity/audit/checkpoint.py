@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, Self
 
 from integrity.audit.keys import PublicKey, SigningKey, Standing, Trust, exact_base64
-from integrity.audit.texts import Table, line_of, number_at, require_names, text_at
+from integrity.audit.texts import Table, line_of, number_at, require_names, require_time, shown, text_at
 from integrity.ledger.audit import canonical
 
 FORMAT: Final = "greenfly-checkpoint 1"
@@ -52,7 +52,7 @@ class Checkpoint:
         """
         stated = table.get("format")
         if stated != FORMAT:
-            raise ValueError(f"its format is {str(stated)[:60]!r}, not {FORMAT!r}")
+            raise ValueError(f"its format is {shown(stated)}, not {FORMAT!r}")
         require_names(table, _NAMES)
         ledger, head, key_id = (text_at(table, name) for name in ("ledger", "head", "key_id"))
         if not _HASH.fullmatch(ledger) or not _HASH.fullmatch(head) or not _KEY_ID.fullmatch(key_id):
@@ -61,7 +61,9 @@ class Checkpoint:
             signature = exact_base64(text_at(table, "signature"), 64)
         except ValueError as error:
             raise ValueError(f"its signature is none: {error}") from None
-        return cls(ledger, number_at(table, "sequence"), head, text_at(table, "at"), key_id, signature)
+        return cls(
+            ledger, number_at(table, "sequence"), head, require_time(text_at(table, "at")), key_id, signature
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Its JSON form."""

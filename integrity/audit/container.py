@@ -138,7 +138,7 @@ class Placed:
     """Of its content."""
 
 
-def walk_headers(reader: Reader) -> tuple[list[Placed], bool]:
+def walk_headers(reader: Reader, large: int = _LARGE) -> tuple[list[Placed], bool]:
     """Files by their local headers, front to back, as long as each header is exactly as it would be written.
 
     :returns: the files, and whether the directory follows the last one.
@@ -154,7 +154,7 @@ def walk_headers(reader: Reader) -> tuple[list[Placed], bool]:
         if size == _LARGE and extra_length == 20 and len(rest) == name_length + 20:
             (size,) = struct.unpack_from("<Q", rest, name_length + _EXTRA.size)
         part = _part(rest[:name_length], size, crc)
-        if part is None or local_header(part) != fixed + rest:
+        if part is None or local_header(part, large) != fixed + rest:
             return found, False
         start = offset + len(fixed) + len(rest)
         if start + size > reader.size:
@@ -163,7 +163,19 @@ def walk_headers(reader: Reader) -> tuple[list[Placed], bool]:
         offset = start + size
 
 
-def walk_directory(reader: Reader) -> list[Placed]:
+def ends_in_first_file(reader: Reader) -> bool:
+    """Whether the container begins as it would be written, and ends before the end of its first file."""
+    fixed = reader.read_at(0, _LOCAL.size)
+    pattern = local_header(Stored("manifest.json", 0, 0))
+    if len(fixed) < _LOCAL.size:
+        return pattern.startswith(fixed[:14]) and len(fixed) > 0
+    crc, size = struct.unpack_from("<2I", fixed, 14)
+    header = local_header(Stored("manifest.json", size, crc))
+    begin = reader.read_at(0, len(header))
+    return header.startswith(begin) and len(header) + size > reader.size
+
+
+def walk_directory(reader: Reader, large: int = _LARGE) -> list[Placed]:
     """Files by the directory at the end, read backward from the end; places are moved by what came in or went missing.
 
     For a container whose beginning is damaged: nothing in it is relied upon before a signature fits.
@@ -204,7 +216,7 @@ def walk_directory(reader: Reader) -> list[Placed]:
         part = _part(directory[cursor + _CENTRAL.size : name_end], size, crc)
         if part is None:
             return []
-        found.append(Placed(part, offset + shift + len(local_header(part))))
+        found.append(Placed(part, offset + shift + len(local_header(part, large))))
         cursor = name_end + extra_length
     return found if len(found) == count else []
 

@@ -16,7 +16,7 @@ from integrity.audit.manifest import FileEntry
 from integrity.audit.model import Facts, Problem, ProblemKind, Span
 from integrity.audit.report_file import count_csv_rows, count_parquet_rows, holds_title, read_report
 from integrity.audit.side_files import read_artifacts, read_facts, read_keys
-from integrity.audit.texts import Table, lines
+from integrity.audit.texts import Table, lines, shown
 from integrity.audit.witness import Testimony, Witness
 from integrity.ledger.audit import ChainWalk
 
@@ -168,7 +168,7 @@ class ContentCheck:
     def _report_contradictions(self, head: Table, facts: Facts) -> Iterator[str]:
         run, verdict, integrity = (_table(head, name) for name in ("run", "verdict", "integrity"))
         if run.get("run_id") != facts.run_id:
-            yield f"it is the report of run {str(run.get('run_id'))[:60]!r}, not of {facts.run_id}"
+            yield f"it is the report of run {shown(run.get('run_id'))}, not of {facts.run_id}"
             return
         if names.CHAIN not in self._files or not self._events:
             return
@@ -176,9 +176,9 @@ class ContentCheck:
         if self._ending is not None and self._ending.kind in _ENDINGS:
             state, said = self._ending.kind.removeprefix("run."), _payload(self._ending).get("verdict")
         if verdict.get("verdict") != said:
-            yield f"its verdict is {verdict.get('verdict')}, and the chain says {said}"
+            yield f"its verdict is {shown(verdict.get('verdict'))}, and the chain says {shown(said)}"
         if verdict.get("state") != state:
-            yield f"it says that the run is {verdict.get('state')}, and the chain says {state}"
+            yield f"it says that the run is {shown(verdict.get('state'))}, and the chain says {shown(state)}"
         events = integrity.get("events")
         if not isinstance(events, int) or not 0 < events <= facts.events:
             yield "it counts more events than the chain has"
@@ -194,7 +194,7 @@ class ContentCheck:
                 yield f"its timeline does not hold event {number} as the chain does"
                 return
         if told:
-            yield f"its timeline holds event {next(iter(told))}, which the chain does not have for this run"
+            yield f"its timeline holds event {shown(next(iter(told)))}, which the chain does not have for this run"
 
     # -- findings and artifacts ----------------------------------------------------------------------------------
 
@@ -227,13 +227,17 @@ class ContentCheck:
             if entry is None or (entry.size, entry.sha256) != (row.size, row.sha256):
                 self._add(
                     ProblemKind.CONTRADICTION,
-                    f"it says that {row.file[:100]!r} is {row.name!r}, and that is another file",
+                    f"it says that {shown(row.file)} is {shown(row.name)}, and that is another file",
                     names.ARTIFACTS,
                 )
         odd = [(one, "the chain does not record") for one in listed - self._written]
         odd += [(one, "it does not list") for one in self._written - listed]
         for one, text in odd[:_MOST_ROWS_TOLD]:
-            self._add(ProblemKind.CONTRADICTION, f"{text} {one[1]!r} with SHA-256 {one[3]}", names.ARTIFACTS)
+            self._add(
+                ProblemKind.CONTRADICTION,
+                f"{text} {shown(one[1])} with SHA-256 {shown(one[3])}",
+                names.ARTIFACTS,
+            )
         for name in self._entries.keys() - names.ALWAYS - included:
             self._add(ProblemKind.EXTRA, f"neither a part of every bundle nor in {names.ARTIFACTS}", name)
 

@@ -39,7 +39,8 @@ def examine(path: Path, trust: Trust) -> Examination:
                 f"The bundle {path} cannot be read ({error.strerror}).", "Check path and rights."
             ) from error
         contents = ContentCheck(frame, trust)
-        contents.run()
+        if frame.manifest is not None:
+            contents.run()
         return Examination(
             path=path,
             form=frame.form,

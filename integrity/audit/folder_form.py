@@ -8,7 +8,14 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from integrity.audit.frame import Frame, OpenFile, damage_problems, settle, signature_problems
+from integrity.audit.frame import (
+    Frame,
+    OpenFile,
+    damage_problems,
+    read_signature,
+    settle,
+    signature_problems,
+)
 from integrity.audit.keys import Trust
 from integrity.audit.manifest import (
     FILE_NAME,
@@ -18,7 +25,6 @@ from integrity.audit.manifest import (
     SIGNATURE_NAME,
     FileEntry,
     Manifest,
-    ManifestSignature,
     hash_file,
 )
 from integrity.audit.model import Problem, ProblemKind
@@ -44,7 +50,7 @@ def open_folder(path: Path, trust: Trust, stack: ExitStack) -> Frame:
             problems.append(Problem(ProblemKind.CHANGED, str(error), name))
     manifest_data = _small(readers.get(MANIFEST_NAME), MOST_MANIFEST_BYTES)
     signature = _small(readers.get(SIGNATURE_NAME), MOST_SIGNATURE_BYTES)
-    settled = settle(_candidates(manifest_data, signature, entries), signature, trust)
+    settled = settle(manifest_data, _derived(signature, entries), signature, trust)
     opened: dict[str, OpenFile] = {
         name: partial(part_file, reader, 0, reader.size) for name, reader in readers.items()
     }
@@ -58,8 +64,6 @@ def open_folder(path: Path, trust: Trust, stack: ExitStack) -> Frame:
         if known.name in readers:
             found = compare(readers[known.name], list(known.pieces()))
             problems += damage_problems(found, in_container=False, files=opened)
-    if not any(problem.file == SIGNATURE_NAME for problem in problems):
-        problems += signature_problems(settled)
     whole: dict[str, OpenFile] = {}
     expected = settled.manifest.by_name()
     by_hash = {entry.sha256: entry.name for entry in settled.manifest.files}
@@ -83,6 +87,7 @@ def open_folder(path: Path, trust: Trust, stack: ExitStack) -> Frame:
         for name in entries
         if name not in expected
     ]
+    problems += list(signature_problems(settled, problems))
     damaged = {name: file for name, file in opened.items() if name not in whole}
     return Frame("folder", settled.manifest, settled.standing, settled.key, problems, whole, damaged)
 
@@ -93,7 +98,7 @@ def _files(path: Path, stack: ExitStack, problems: list[Problem]) -> Iterator[tu
         found = sorted(path.iterdir())
         for item in found:
             mode = item.lstat().st_mode
-            shown = item.name.encode("utf-8", "backslashreplace").decode("utf-8")
+            shown = ascii(item.name[:100])[1:-1]
             if stat.S_ISLNK(mode):
                 problems.append(
                     Problem(ProblemKind.EXTRA, "it is a symbolic link; it is not followed", shown)
@@ -111,18 +116,12 @@ def _files(path: Path, stack: ExitStack, problems: list[Problem]) -> Iterator[tu
         ) from error
 
 
-def _candidates(
-    manifest: bytes | None, signature: bytes | None, entries: dict[str, FileEntry]
-) -> Iterator[bytes]:
-    if manifest is not None:
-        yield manifest
-    if signature is not None:
-        try:
-            key = ManifestSignature.read(signature).public_key
-        except ValueError:
-            return
+def _derived(signature: bytes | None, entries: dict[str, FileEntry]) -> Iterator[bytes]:
+    """The manifest that follows from the files."""
+    signed = read_signature(signature)
+    if signed is not None:
         ordered = tuple(sorted(entries.values(), key=lambda entry: entry.name))
-        yield Manifest(ordered, key.id).to_bytes()
+        yield Manifest(ordered, signed.public_key.id).to_bytes()
 
 
 def _small(reader: FileReader | None, most: int) -> bytes | None:

@@ -20,6 +20,7 @@ from integrity.audit.manifest import (
     Manifest,
     ManifestSignature,
     signature_frame,
+    states_other_format,
 )
 from integrity.audit.model import Problem, ProblemKind, Span
 from integrity.audit.pieces import Comparison, Damage, Known, Piece, lines_at
@@ -27,6 +28,8 @@ from integrity.audit.pieces import Comparison, Damage, Known, Piece, lines_at
 OpenFile = Callable[[], io.BufferedReader]
 _TEXTS: Final = (".json", ".jsonl", ".csv", ".html", ".sig", ".txt")
 _MOST_PROBLEMS_A_FILE: Final = 20
+_MOST_RUNS: Final = 64
+_SHORT_AGREEMENT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ class Settled:
     standing: Standing | None
     key: PublicKey | None
     signature: bytes | None
-    """The signature file as it lies there."""
+    """The signature file: as it should be, where that is known, else as it lies there."""
+    of_another: bool = False
+    """Whether that is a signature, but of another manifest."""
 
     @property
     def files(self) -> list[Known]:
@@ -63,7 +68,7 @@ class Settled:
         known = [Known.whole(MANIFEST_NAME, self.data)]
         if self.manifest.signed_by is None:
             return known
-        if self.signature is not None and self.standing in (Standing.TRUSTED, Standing.UNKNOWN_KEY):
+        if self.signature is not None and (self.of_another or self.standing is not Standing.FALSE):
             known.append(Known.whole(SIGNATURE_NAME, self.signature))
         elif self.key is not None:
             before, behind = signature_frame(self.key, self.data)
@@ -75,17 +80,18 @@ class Settled:
         return known
 
 
-def settle(candidates: Iterable[bytes], signature: bytes | None, trust: Trust) -> Settled | None:
-    """The first of *candidates* that the signature fits, else the first that is a manifest at all."""
-    signed: ManifestSignature | None = None
-    if signature is not None:
-        try:
-            signed = ManifestSignature.read(signature)
-        except ValueError:
-            signed = None
+def settle(
+    lying: bytes | None, derived: Iterable[bytes], signature: bytes | None, trust: Trust
+) -> Settled | None:
+    """The manifest that the signature fits, else the first text that is a manifest at all.
+
+    :param lying: the manifest as it lies there.
+    :param derived: manifests that follow from the files; made only where they are needed.
+    """
+    signed = read_signature(signature)
     standing = signed.standing(trust) if signed is not None else None
     first: tuple[Manifest, bytes] | None = None
-    for data in candidates:
+    for data in _candidates(lying, derived, signed):
         try:
             manifest = Manifest.read(data)
         except ValueError:
@@ -98,7 +104,7 @@ def settle(candidates: Iterable[bytes], signature: bytes | None, trust: Trust) -
             and manifest.signed_by == signed.public_key.id
         ):
             return Settled(manifest, data, standing, signed.public_key, signature)
-    if first is None:
+    if first is None or (lying is not None and states_other_format(lying)):
         return None
     manifest, data = first
     if manifest.signed_by is None:
@@ -106,11 +112,84 @@ def settle(candidates: Iterable[bytes], signature: bytes | None, trust: Trust) -
     key = trust.keys.get(manifest.signed_by)
     if key is None and signed is not None and signed.public_key.id == manifest.signed_by:
         key = signed.public_key
-    return Settled(manifest, data, Standing.FALSE, key, signature)
+    mended = _mended_signature(key, data, signature)
+    if mended is not None:
+        return Settled(manifest, data, mended.standing(trust), key, mended.to_bytes())
+    of_another = standing in (Standing.TRUSTED, Standing.UNKNOWN_KEY)
+    return Settled(manifest, data, Standing.FALSE, key, signature, of_another)
 
 
-def signature_problems(settled: Settled) -> Iterator[Problem]:
-    """What is wrong between manifest and signature, where no signed manifest was found."""
+def read_signature(data: bytes | None) -> ManifestSignature | None:
+    """The signature, where there is one that can be read."""
+    if data is None:
+        return None
+    try:
+        return ManifestSignature.read(data)
+    except ValueError:
+        return None
+
+
+def _mended_signature(
+    key: PublicKey | None, manifest: bytes, signature: bytes | None
+) -> ManifestSignature | None:
+    """The signature, where only what stands around it in its file was changed."""
+    if key is None or signature is None:
+        return None
+    before, behind = signature_frame(key, manifest)
+    from_end = max(0, len(signature) - len(behind) - SIGNATURE_TEXT_BYTES)
+    for start in (len(before), from_end):
+        text = signature[start : start + SIGNATURE_TEXT_BYTES]
+        signed = read_signature(before + text + behind)
+        if signed is not None and signed.is_of_its_key():
+            return signed
+    return None
+
+
+def _candidates(
+    lying: bytes | None, derived: Iterable[bytes], signed: ManifestSignature | None
+) -> Iterator[bytes]:
+    if lying is not None:
+        yield lying
+    made: list[bytes] = []
+    for other in derived:
+        made.append(other)
+        yield other
+    if lying is None or signed is None:
+        return
+    for other in made:
+        # A stretch of the manifest was changed, and files whose lines stand elsewhere in it: the stretch is what
+        # follows from the files, and the rest is what lies there.
+        if len(other) != len(lying):
+            continue
+        runs = _differing(lying, other)
+        if len(runs) > _MOST_RUNS:
+            continue
+        for first in range(len(runs)):
+            for last in range(first, len(runs)):
+                start, end = runs[first][0], runs[last][1]
+                mended = lying[:start] + other[start:end] + lying[end:]
+                if signed.signs(mended):
+                    yield mended
+
+
+def _differing(one: bytes, two: bytes) -> list[tuple[int, int]]:
+    """Begin and end of the stretches that differ; short agreements between them count as differing."""
+    runs: list[tuple[int, int]] = []
+    for place, (a, b) in enumerate(zip(one, two, strict=True)):
+        if a == b:
+            continue
+        if runs and place - runs[-1][1] < _SHORT_AGREEMENT:
+            runs[-1] = (runs[-1][0], place + 1)
+        else:
+            runs.append((place, place + 1))
+    return runs
+
+
+def signature_problems(settled: Settled, others: Sequence[Problem]) -> Iterator[Problem]:
+    """What is wrong between manifest and signature.
+
+    :param others: what else was found.
+    """
     if settled.manifest.signed_by is None:
         if settled.signature is not None:
             yield Problem(
@@ -119,19 +198,27 @@ def signature_problems(settled: Settled) -> Iterator[Problem]:
         return
     if settled.standing is not Standing.FALSE:
         return
-    if settled.signature is None:
+    told = any(problem.file == SIGNATURE_NAME for problem in others)
+    if settled.signature is None and not told:
         yield Problem(
             ProblemKind.MISSING,
             f"it is missing, and the manifest says that key {settled.manifest.signed_by} signed it",
             SIGNATURE_NAME,
         )
-        return
-    yield Problem(
-        ProblemKind.SIGNATURE,
-        "it is not the signature of this manifest: one of the two was changed",
-        SIGNATURE_NAME,
-        bytes=changed_signature(settled),
-    )
+    elif not settled.of_another and not told:
+        yield Problem(
+            ProblemKind.SIGNATURE,
+            "it is not the signature of this manifest",
+            SIGNATURE_NAME,
+            bytes=changed_signature(settled),
+        )
+    if settled.of_another or any(problem.file != SIGNATURE_NAME for problem in others):
+        yield Problem(
+            ProblemKind.SIGNATURE,
+            "it is not what was signed; where in it, and in what it lists, cannot be told",
+            MANIFEST_NAME,
+            bytes=Span(0, len(settled.data) - 1),
+        )
 
 
 def changed_signature(settled: Settled) -> Span:

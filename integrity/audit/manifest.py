@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Self
 
 from integrity.audit.keys import PublicKey, SigningKey, Standing, Trust, exact_base64
-from integrity.audit.texts import line_of, number_at, parse_table, read_table, require_names, text_at
+from integrity.audit.texts import line_of, number_at, parse_table, read_table, require_names, shown, text_at
 from integrity.ledger.audit import canonical
 
 FORMAT: Final = "greenfly-audit-bundle 1"
@@ -32,6 +32,7 @@ _BLOCKS: Final = 1024
 _SMALLEST_BLOCK: Final = 1024
 _BLOCK_DIGITS: Final = 32
 _HEX64: Final = re.compile(r"[0-9a-f]{64}")
+_HEX8: Final = re.compile(r"[0-9a-f]{8}")
 _HEX32: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -56,7 +57,7 @@ class FileEntry:
     size: int
     sha256: str
     crc32: int
-    """What zip asks for."""
+    """What zip asks for; in the file as 8 hexadecimal digits."""
     blocks: tuple[str, ...]
 
     @property
@@ -71,7 +72,7 @@ class FileEntry:
                 "name": self.name,
                 "bytes": self.size,
                 "sha256": self.sha256,
-                "crc32": self.crc32,
+                "crc32": f"{self.crc32:08x}",
                 "block_bytes": self.block_bytes,
                 "blocks": list(self.blocks),
             }
@@ -88,14 +89,17 @@ class FileEntry:
         name, size, sha256 = text_at(value, "name"), number_at(value, "bytes"), text_at(value, "sha256")
         blocks = value.get("blocks")
         if not FILE_NAME.fullmatch(name) or name in (MANIFEST_NAME, SIGNATURE_NAME):
-            raise ValueError(f"it names a file {name[:60]!r}, which no bundle holds")
+            raise ValueError(f"it names a file {shown(name)}, which no bundle holds")
         if size >= 2**63 or not _HEX64.fullmatch(sha256) or not isinstance(blocks, list):
             raise ValueError(f"what it says about {name} is not understood")
         if len(blocks) != -(-size // block_bytes_for(size)) or not all(
             isinstance(block, str) and _HEX32.fullmatch(block) for block in blocks
         ):
             raise ValueError(f"its blocks of {name} are not those of {size:,} bytes")
-        return cls(name, size, sha256, number_at(value, "crc32"), tuple(blocks))
+        crc32 = text_at(value, "crc32")
+        if not _HEX8.fullmatch(crc32):
+            raise ValueError(f"its crc32 of {name} is none")
+        return cls(name, size, sha256, int(crc32, 16), tuple(blocks))
 
 
 def hash_file(name: str, file: BinaryIO, size: int) -> FileEntry:
@@ -140,7 +144,7 @@ class Manifest:
         table = parse_table(data)
         stated = table.get("format")
         if stated != FORMAT:
-            raise ValueError(f"its format is {str(stated)[:60]!r}, and this version knows {FORMAT!r} only")
+            raise ValueError(f"its format is {shown(stated)}, and this version knows {FORMAT!r} only")
         files, signed_by = table.get("files"), table.get("signed_by")
         if not isinstance(files, list):
             raise ValueError("it lists no files")
@@ -157,6 +161,15 @@ class Manifest:
     def by_name(self) -> Mapping[str, FileEntry]:
         """The entries by name."""
         return {file.name: file for file in self.files}
+
+
+def states_other_format(data: bytes) -> bool:
+    """Whether *data* is a manifest of a version that this one does not know."""
+    try:
+        stated = parse_table(data).get("format")
+    except ValueError:
+        return False
+    return isinstance(stated, str) and stated != FORMAT
 
 
 _SIGNATURE_NAMES: Final = frozenset({"format", "key_id", "manifest_sha256", "public_key", "signature"})
@@ -204,6 +217,10 @@ class ManifestSignature:
         """What it is worth, for the manifest whose hash it names."""
         message = _message(self.public_key, self.manifest_sha256)
         return trust.judge(self.public_key.id, self.signature, message, self.public_key)
+
+    def is_of_its_key(self) -> bool:
+        """Whether the key that it names made it."""
+        return self.public_key.made(self.signature, _message(self.public_key, self.manifest_sha256))
 
     def signs(self, manifest: bytes) -> bool:
         """Whether it names the hash of *manifest*."""

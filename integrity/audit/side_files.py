@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 from integrity.audit.keys import PublicKey
 from integrity.audit.model import Facts
-from integrity.audit.texts import Table, line_of, number_at, read_table, require_names, text_at
+from integrity.audit.texts import (
+    Table,
+    line_of,
+    number_at,
+    read_table,
+    require_names,
+    require_time,
+    shown,
+    text_at,
+)
 
 _FORMAT: Final = "greenfly-audit-facts 1"
 _MOST_BYTES: Final = 64 * 1024 * 1024
@@ -26,6 +36,8 @@ _FACTS: Final = frozenset(
         "findings",
     }
 )
+_RUN_ID: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,31}")
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
 _ARTIFACT: Final = frozenset({"kind", "name", "bytes", "sha256", "at", "file"})
 
 
@@ -67,7 +79,7 @@ def read_facts(file: BinaryIO) -> Facts:
     """
     table = read_table(file.read(_MOST_BYTES))
     if table.get("format") != _FORMAT:
-        raise ValueError(f"its format is {str(table.get('format'))[:60]!r}, not {_FORMAT!r}")
+        raise ValueError(f"its format is {shown(table.get('format'))}, not {_FORMAT!r}")
     require_names(table, _FACTS)
     hides = table["hides_other_runs"]
     if not isinstance(hides, bool):
@@ -75,6 +87,9 @@ def read_facts(file: BinaryIO) -> Facts:
     run_id, ledger, at, by, version, head = (
         text_at(table, name) for name in ("run", "ledger", "exported_at", "exported_by", "greenfly", "head")
     )
+    if not _RUN_ID.fullmatch(run_id) or not _HASH.fullmatch(ledger) or not _HASH.fullmatch(head):
+        raise ValueError("an id or a hash in it is none")
+    require_time(at)
     return Facts(
         run_id, ledger, at, by, version, hides, number_at(table, "events"), head, number_at(table, "findings")
     )
@@ -95,7 +110,7 @@ def read_keys(file: BinaryIO) -> Mapping[str, PublicKey]:
     for row in _rows(read_table(file.read(_MOST_BYTES)), "keys"):
         key = PublicKey.parse(text_at(row, "public_key"))
         if row != {"key_id": key.id, "public_key": str(key)}:
-            raise ValueError(f"the id of key {key} is not {str(row.get('key_id'))[:60]!r}")
+            raise ValueError(f"the id of key {key} is not {shown(row.get('key_id'))}")
         keys[key.id] = key
     return keys
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import BinaryIO, Final, TypeAlias
 
 from integrity.ledger.audit import canonical
@@ -75,7 +76,26 @@ def require_names(table: Table, names: frozenset[str]) -> None:
     """
     if table.keys() != names:
         odd = sorted(names - table.keys()) + sorted(table.keys() - names)
-        raise ValueError(f"it has not exactly the names it should have ({odd[0][:40]!r})")
+        raise ValueError(f"it has not exactly the names it should have ({shown(odd[0])})")
+
+
+def shown(value: object) -> str:
+    """Something that nobody vouches for, fit for a terminal: short, in quotes, ASCII, no control characters."""
+    return ascii(str(value)[:80])
+
+
+def require_time(text: str) -> str:
+    """*text*, if it is a time as Greenfly writes it.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("a time in it is none") from None
+    if at.isoformat() != text:
+        raise ValueError("a time in it is not spelled as Greenfly spells it")
+    return text
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

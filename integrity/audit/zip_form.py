@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
-from integrity.audit.container import Placed, Stored, local_header, walk_directory, walk_headers
+from integrity.audit.container import (
+    Placed,
+    Stored,
+    ends_in_first_file,
+    local_header,
+    walk_directory,
+    walk_headers,
+)
 from integrity.audit.frame import (
     FileHashes,
     Frame,
     OpenFile,
     Settled,
     damage_problems,
+    read_signature,
     settle,
     signature_problems,
 )
@@ -23,7 +32,6 @@ from integrity.audit.manifest import (
     MOST_SIGNATURE_BYTES,
     SIGNATURE_NAME,
     Manifest,
-    ManifestSignature,
     hash_file,
 )
 from integrity.audit.model import Problem, ProblemKind, Span
@@ -37,7 +45,10 @@ def open_zip(reader: FileReader, trust: Trust) -> Frame:
     signature = _small(reader, front, SIGNATURE_NAME, MOST_SIGNATURE_BYTES)
     settled = None
     for text in (signature, _small(reader, back, SIGNATURE_NAME, MOST_SIGNATURE_BYTES)):
-        attempt = settle(_candidates(reader, front, back, complete, text), text, trust)
+        lying = _small(reader, front, MANIFEST_NAME, MOST_MANIFEST_BYTES) or _small(
+            reader, back, MANIFEST_NAME, MOST_MANIFEST_BYTES
+        )
+        attempt = settle(lying, _derived(reader, front, back, complete, text), text, trust)
         if settled is None or (attempt is not None and _rank(attempt) > _rank(settled)):
             settled = attempt
     if settled is None:
@@ -48,8 +59,11 @@ def open_zip(reader: FileReader, trust: Trust) -> Frame:
     opened = dict(_opened(reader, settled, fixed))
     problems = list(damage_problems(comparison, in_container=True, files=opened))
     problems += _order_problems(settled, front, complete)
-    if not any(problem.file == SIGNATURE_NAME for problem in problems):
-        problems += signature_problems(settled)
+    problems += [
+        _in_container(problem, fixed) for problem in list(signature_problems(settled, list(problems)))
+    ]
+    if settled.of_another:
+        problems += _checksum_problems(reader, [*front, *back])
     touched = {damage.file for damage in comparison.damages}
     if comparison.longer_by:
         opened = {}
@@ -62,6 +76,42 @@ def open_zip(reader: FileReader, trust: Trust) -> Frame:
     return Frame("zip", settled.manifest, settled.standing, settled.key, problems, whole, damaged)
 
 
+def _checksum_problems(reader: FileReader, placed: Sequence[Placed]) -> Iterator[Problem]:
+    """Where no manifest can be relied upon: files that do not fit the checksum that zip itself keeps twice."""
+    told = set()
+    for one in placed:
+        name = one.part.name
+        if name in told or name in (MANIFEST_NAME, SIGNATURE_NAME) or not FILE_NAME.fullmatch(name):
+            continue
+        try:
+            with part_file(reader, one.start, one.part.size) as file:
+                entry = hash_file(name, file, one.part.size)
+        except ValueError:
+            continue
+        if entry.crc32 != one.part.crc32:
+            told.add(name)
+            last = max(0, one.part.size - 1)
+            yield Problem(
+                ProblemKind.CHANGED,
+                "it does not fit the checksum of the container; where in it cannot be told",
+                name,
+                bytes=Span(0, last),
+                container_bytes=Span(one.start, one.start + last),
+            )
+
+
+def _in_container(problem: Problem, fixed: Sequence[Known]) -> Problem:
+    """With its place in the container, where it belongs to a file at its beginning."""
+    place = 0
+    for known in fixed:
+        place += len(local_header(Stored(known.name, known.size, known.crc32)))
+        if known.name == problem.file and problem.bytes is not None:
+            span = Span(place + problem.bytes.first, place + problem.bytes.last)
+            return replace(problem, container_bytes=span)
+        place += known.size
+    return problem
+
+
 def _rank(settled: Settled | None) -> int:
     """How much a manifest is worth: signed, readable, none."""
     if settled is None:
@@ -69,23 +119,16 @@ def _rank(settled: Settled | None) -> int:
     return 1 if settled.standing in (None, Standing.FALSE) else 2
 
 
-def _candidates(
+def _derived(
     reader: FileReader,
     front: Sequence[Placed],
     back: Sequence[Placed],
     complete: bool,
     signature: bytes | None,
 ) -> Iterator[bytes]:
-    """The manifest at the front; then what follows from the files, wherever they are by now."""
-    for placed in (front, back):
-        data = _small(reader, placed, MANIFEST_NAME, MOST_MANIFEST_BYTES)
-        if data is not None:
-            yield data
-    if signature is None:
-        return
-    try:
-        key = ManifestSignature.read(signature).public_key
-    except ValueError:
+    """The manifests that follow from the files, wherever they are by now."""
+    signed = read_signature(signature)
+    if signed is None:
         return
     for placed in (front if complete else (), back):
         files = [one for one in placed if one.part.name not in (MANIFEST_NAME, SIGNATURE_NAME)]
@@ -98,7 +141,7 @@ def _candidates(
                     entries.append(hash_file(one.part.name, file, one.part.size))
         except ValueError:
             continue
-        yield Manifest(tuple(entries), key.id).to_bytes()
+        yield Manifest(tuple(entries), signed.public_key.id).to_bytes()
 
 
 def _small(reader: FileReader, placed: Sequence[Placed], name: str, most: int) -> bytes | None:
@@ -151,6 +194,12 @@ def _order_problems(settled: Settled, front: Sequence[Placed], complete: bool) -
 
 def _not_ours(reader: FileReader, front: Sequence[Placed], complete: bool) -> Iterator[Problem]:
     """Why there is no manifest."""
+    if ends_in_first_file(reader):
+        end = Span(reader.size, reader.size)
+        yield Problem(
+            ProblemKind.CUT_OFF, "it ends within the manifest; nothing can be judged", container_bytes=end
+        )
+        return
     if not front:
         begin = reader.read_at(0, 4)
         if begin != b"PK\3\4":
@@ -162,8 +211,8 @@ def _not_ours(reader: FileReader, front: Sequence[Placed], complete: bool) -> It
             return
         yield Problem(
             ProblemKind.CONTAINER,
-            "its first header is not as Greenfly writes it; if it was packed anew by another program, unpack it and "
-            "verify the folder, or it ends before the end of the manifest",
+            "its first header is not as Greenfly writes it, and nothing behind it can be judged; if it was packed anew "
+            "by another program, unpack it and verify the folder",
             container_bytes=Span(0, max(0, reader.size - 1)),
         )
         return
@@ -172,21 +221,18 @@ def _not_ours(reader: FileReader, front: Sequence[Placed], complete: bool) -> It
         yield Problem(ProblemKind.MISSING, f"the first file is {_shown(first)}", MANIFEST_NAME)
         return
     data = _small(reader, front, MANIFEST_NAME, MOST_MANIFEST_BYTES)
-    if data is None:
-        yield Problem(ProblemKind.FORMAT, "it is larger than any manifest", MANIFEST_NAME)
-        return
-    try:
-        Manifest.read(data)
-        why = "it is none"
-    except ValueError as error:
-        why = str(error)
-    span = Span(front[0].start, front[0].start + len(data) - 1)
+    why = "it is larger than any manifest"
+    if data is not None:
+        try:
+            Manifest.read(data)
+        except ValueError as error:
+            why = f"it is no manifest: {error}"
     yield Problem(
         ProblemKind.FORMAT,
-        f"it is no manifest: {why}",
+        f"{why}; nothing behind it can be judged",
         MANIFEST_NAME,
-        bytes=Span(0, len(data) - 1),
-        container_bytes=span,
+        bytes=Span(0, front[0].part.size - 1),
+        container_bytes=Span(0, max(0, reader.size - 1)),
     )
 
 
