@@ -42,6 +42,7 @@ class BigEntry:
     """
 
     __slots__ = (
+        "_begun",
         "_hash",
         "_path",
         "_source",
@@ -68,6 +69,7 @@ class BigEntry:
         self._source = source
         self._path = path
         self._hash = xxh3_64()
+        self._begun = False
         self.rdb_version = rdb_version
         self.database = database
         self.key = key
@@ -92,8 +94,7 @@ class BigEntry:
         :param tap: is given the raw body meanwhile.
         :raises RdbDamaged: the file ends within the value, or it is not what its type says.
         """
-        feed = _Feed(self._source, self._hash, tap)
-        body = Body(feed)
+        feed, body = self._begin(tap)
         try:
             yield from pieces_of(self.rdb_type, body, limit, self.rdb_version)
         except MalformedBody as error:
@@ -104,8 +105,7 @@ class BigEntry:
         """Pass over the value; see :meth:`pieces`."""
         if self.length is not None:
             return
-        feed = _Feed(self._source, self._hash, tap)
-        body = Body(feed)
+        feed, body = self._begin(tap)
         try:
             walk = walk_for(self.rdb_type, self.rdb_version)
             if walk is None:
@@ -114,6 +114,13 @@ class BigEntry:
         except MalformedBody as error:
             raise self._damage(error, feed, body) from error
         self._end(feed, body)
+
+    def _begin(self, tap: Tap | None) -> tuple[_Feed, Body]:
+        if self._begun:
+            raise RuntimeError("a big value is read once, and to its end")
+        self._begun = True
+        feed = _Feed(self._source, self._hash, tap)
+        return feed, Body(feed)
 
     def _end(self, feed: _Feed, body: Body) -> None:
         feed.end(body.left)

@@ -50,11 +50,6 @@ class Body:
         self._need(1)
         return self._buffer[self._at] == _COMPRESSED
 
-    def is_integer(self) -> bool:
-        """Whether the next string is stored as a number; it stays the next one."""
-        self._need(1)
-        return self._buffer[self._at] in _INTEGER_BYTES
-
     def length(self) -> int:
         """The next number."""
         at = self._at

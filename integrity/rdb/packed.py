@@ -18,6 +18,7 @@ _ZIPLIST_HEADER: Final = Struct("<IIH")
 _LISTPACK_INTEGER_BYTES: Final = {0xF1: 2, 0xF2: 3, 0xF3: 4, 0xF4: 8}
 _ZIPLIST_INTEGER_BYTES: Final = {0xC0: 2, 0xD0: 4, 0xE0: 8, 0xF0: 3, 0xFE: 1}
 _INTSET_FORMATS: Final = {2: "h", 4: "i", 8: "q"}
+_PLAIN_NODE, _PACKED_NODE = 1, 2
 _as_text: Final = b"%d".__mod__
 
 
@@ -67,6 +68,19 @@ def listpack(data: bytes) -> list[bytes]:
     if size != len(data) or at + 1 != size or count not in (len(found), _COUNT_UNKNOWN):
         raise MalformedBody("a listpack's header does not fit its elements")
     return found
+
+
+def node_elements(container: int, node: bytes) -> list[bytes]:
+    """The elements of one node of a list of Redis 7.0: a listpack, or one that was too big for any.
+
+    :raises MalformedBody: it is neither.
+    :raises IndexError: it is cut off.
+    """
+    if container == _PACKED_NODE:
+        return listpack(node)
+    if container == _PLAIN_NODE:
+        return [node]
+    raise MalformedBody(f"a list's node is in the unknown form {container}")
 
 
 def _size_bytes(size: int) -> int:

@@ -18,7 +18,7 @@ from integrity.rdb import types
 from integrity.rdb.body import Body
 from integrity.rdb.errors import MALFORMED, MalformedBody, UnsupportedBody
 from integrity.rdb.expiring import expiring_listpack, relative_time, seconds_time
-from integrity.rdb.packed import intset, listpack, ziplist, zipmap
+from integrity.rdb.packed import intset, listpack, node_elements, ziplist, zipmap
 from integrity.rdb.scores import spelled, text_score
 from integrity.rdb.stream_pieces import stream_pieces_of
 
@@ -137,7 +137,7 @@ def _ziplists(body: Body) -> Iterator[Portion]:
 def _listpacks(body: Body) -> Iterator[Portion]:
     for _ in repeat(None, body.length()):
         container, node = body.length(), body.string()
-        yield (listpack(node) if container == types.PACKED_NODE else [node]), []
+        yield node_elements(container, node), []
 
 
 def _expiring_packed(has_earliest: bool, body: Body) -> Iterator[Portion]:

@@ -73,6 +73,8 @@ class RdbReader:
         """Fields at the file's beginning: ``redis-ver``, ``ctime``, ``repl-id``, ``repl-offset`` and others."""
         self.announced: dict[int, tuple[int, int]] = {}
         """Keys, and those that expire, by database, as the file says in advance; not every server does."""
+        self.scripts: list[bytes] = []
+        """Lua scripts that the server had in its cache, which some servers add."""
         self.libraries: list[FunctionLibrary] = []
         """Function libraries, which come before the keys."""
         self.module_aux: list[ModuleAux] = []
@@ -215,7 +217,10 @@ class RdbReader:
             body.take(1)
         elif opcode == types.AUX:
             name, value = body.string(), body.string()
-            self.aux[name.decode(errors="backslashreplace")] = value.decode(errors="backslashreplace")
+            if name == b"lua":
+                self.scripts.append(value)
+            else:
+                self.aux[name.decode(errors="backslashreplace")] = value.decode(errors="backslashreplace")
         elif opcode == types.RESIZE:
             self.announced[database] = (body.length(), body.length())
         elif opcode == types.SLOT_INFO:

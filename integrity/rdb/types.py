@@ -68,8 +68,6 @@ PAIRS: Final = frozenset(
     }
 )
 """Types whose elements are two strings: hashes and sorted sets."""
-PACKED_NODE: Final = 2
-"""The form of a node of :data:`LIST_QUICKLIST_2` that is a listpack; 1 is one big element."""
 
 # What may stand before a key instead of a type.
 DRAGONFLY_MASK: Final = 220

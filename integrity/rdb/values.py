@@ -15,7 +15,7 @@ from integrity.rdb.body import Body
 from integrity.rdb.errors import MALFORMED, MalformedBody, UnsupportedBody
 from integrity.rdb.expiring import Expiring, expiring_decoder, without_expired
 from integrity.rdb.module_id import module_name, module_version
-from integrity.rdb.packed import intset, listpack, ziplist, zipmap
+from integrity.rdb.packed import intset, listpack, node_elements, ziplist, zipmap
 from integrity.rdb.scores import spelled, text_score
 from integrity.rdb.stream_body import stream_pieces, stream_reply
 from integrity.rdb.strings import counted_strings, expect_end, length_at, only_string, string_at
@@ -141,10 +141,7 @@ def _nodes_2(body: bytes) -> Reply:
     for _ in range(count):
         container, at = length_at(body, at)
         node, at = string_at(body, at)
-        if container == types.PACKED_NODE:
-            found.extend(listpack(node))
-        else:
-            found.append(node)
+        found.extend(node_elements(container, node))
     expect_end(body, at)
     return found
 

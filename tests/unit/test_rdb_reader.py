@@ -53,7 +53,8 @@ FULL: Final = finished(
     + aux("ctime", "1700000000")
     + b"\xfa\x0aredis-bits\xc0\x40"
     + aux("repl-id", "a" * 40)
-    + b"\xf7\x81" + bytes.fromhex("1de72da2bb1eb400") + b"\x02\x01" + b"\x05\x03abc" + b"\x00"
+    + aux("lua", "return 1") + aux("lua", "return 2")
+    + b"\xf7\x81" + bytes.fromhex("bde72da2bb1eb400") + b"\x02\x01" + b"\x05\x03abc" + b"\x00"
     + b"\xf5" + encode_string(b"#!lua name=l\nreturn 1" * 5)
     + b"\xfe\x00\xfb\x04\x02"
     + string(b"plain", b"value")
@@ -106,10 +107,11 @@ def test_everything_in_a_file_is_found(step: int) -> None:
     assert reader.aux == {
         "redis-ver": "7.2.5", "ctime": "1700000000", "redis-bits": "64", "repl-id": "a" * 40,
     }  # fmt: skip
+    assert reader.scripts == [b"return 1", b"return 2"]
     assert reader.announced == {0: (4, 2), 9: (1, 0)}
     assert [library.code for library in reader.libraries] == [b"#!lua name=l\nreturn 1" * 5]
     (module,) = reader.module_aux
-    assert module.module == "HectorSet" or len(module.module) == 9
+    assert module.module == "vectorset"
     assert FULL[module.offset] == 0xF7
     assert FULL[module.offset + module.length] == 0xF5
     assert FULL[reader.libraries[0].offset] == 0xF5
@@ -143,6 +145,14 @@ def test_a_big_value_that_nobody_reads_is_passed_over() -> None:
     assert [entry.key for entry in entries] == [key for _, key, *_ in KEYS]
 
 
+def test_a_big_value_is_read_once_and_to_its_end() -> None:
+    entries = iter(RdbReader(io.BytesIO(FULL), PATH, held_bytes=100))
+    big = next(entry for entry in entries if isinstance(entry, BigEntry))
+    next(big.pieces(PieceSize(1, 1)))
+    with pytest.raises(RuntimeError):
+        next(entries)
+
+
 def test_a_file_that_is_cut_off_is_refused_and_says_where() -> None:
     for end in range(len(FULL)):
         for held in (1 << 20, 0):
@@ -160,7 +170,7 @@ def test_a_file_with_one_byte_changed_is_refused_and_says_where(digests: bool) -
             data[at] ^= change
             with pytest.raises(RdbError) as caught:
                 indexed(bytes(data), digests=digests)
-            assert 0 <= caught.value.offset <= len(FULL)
+            assert caught.value.offset <= len(FULL)
 
 
 @given(st.data())
