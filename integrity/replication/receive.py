@@ -151,7 +151,7 @@ class RdbReceiver:
             diskless = line.startswith(b"$EOF:")
             if not diskless and not line[1:].isdigit():
                 raise self._not_understood(line)
-            chunks = _until(link, line[5:]) if diskless else _exactly(link, int(line[1:]))
+            chunks = until_mark(link.some, line[5:]) if diskless else exactly(link.some, int(line[1:]))
             if diskless and len(line) != len(b"$EOF:") + _MARK_BYTES:
                 raise self._not_understood(line)
             for chunk in chunks:
@@ -280,19 +280,19 @@ class RdbReceiver:
         )
 
 
-def _exactly(link: SocketReader, size: int) -> Iterator[bytes]:
-    """The next *size* bytes."""
+def exactly(some: Callable[[], bytes], size: int) -> Iterator[bytes]:
+    """The next *size* bytes of what *some* gives bit by bit."""
     while size:
-        chunk = link.some()[:size]
+        chunk = some()[:size]
         size -= len(chunk)
         yield chunk
 
 
-def _until(link: SocketReader, mark: bytes) -> Iterator[bytes]:
-    """What comes before *mark*, which nothing else is equal to."""
+def until_mark(some: Callable[[], bytes], mark: bytes) -> Iterator[bytes]:
+    """What *some* gives bit by bit before *mark*, which nothing else is equal to."""
     held = b""
     while True:
-        data = held + link.some()
+        data = held + some()
         end = data.find(mark)
         if end >= 0:
             if end:
