@@ -11,9 +11,14 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from integrity.census.plan import Stretch, cursor_at
+from integrity.census.questions import Questions
+from integrity.census.walk import Walker
 from integrity.errors import PermissionRefused
+from integrity.pace import FullSpeed
 from tests.census import census_of
 from tests.conftest import StartServer
+from tests.engine import endpoint
 from tests.fencing import each_program
 from tests.matrix.servers import Program
 from tests.proxy import Proxy
@@ -137,10 +142,11 @@ def test_a_sample_of_no_more_keys_than_there_are_proves_what_is_absent(blue: Sto
     assert census.types == {"string": 135, "hash": 15}
 
 
-def test_time_ends_a_sample_and_the_bound_says_so(blue: Store) -> None:
+@pytest.mark.parametrize("sample_keys", [20_000, 50_000], ids=["some", "all"])
+def test_time_ends_a_sample_and_the_bound_says_so(blue: Store, sample_keys: int) -> None:
     for number in range(4):
         fill(blue.database(number), 6000)
-    census = census_of(blue.url, assess={"sample_seconds": 0.02, "sample_keys": 20_000})
+    census = census_of(blue.url, assess={"sample_seconds": 0.02, "sample_keys": sample_keys})
 
     assert not census.full
     assert 0 < census.keys_looked_at < 20_000
@@ -165,6 +171,22 @@ def test_a_server_with_cursors_of_its_own_is_read_from_the_beginning(blue: Store
     assert 2000 <= census.keys_looked_at <= 3000
     assert not census.full
     assert "takes no other cursors" in census.method
+
+
+def test_stretches_that_overlap_bring_no_key_twice(blue: Store) -> None:
+    fill(blue.client, 3000)
+    seen: list[bytes] = []
+    with endpoint("source", blue.url).connect("test") as connection:
+        walker = Walker(
+            connection,
+            Questions.of(connection, sizes=True, heat=False),
+            FullSpeed(100),
+            lambda database, keys, columns: seen.extend(keys),
+            remember=True,
+        )
+        walker.walk([Stretch(0), Stretch(0, cursor_at(0.5), quota=2000, wraps=True)], float("inf"))
+
+    assert len(seen) == len(set(seen)) == 3000
 
 
 # -- what stands out ---------------------------------------------------------------------------------------------------
