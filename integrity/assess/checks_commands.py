@@ -9,6 +9,7 @@ from typing import Final
 from integrity.assess.command_table import CommandEntry, CommandTable
 from integrity.assess.commands import (
     MIGRATION_TOOLS,
+    OWN,
     REPLICATION,
     CommandUse,
     calls_by_container,
@@ -46,7 +47,7 @@ class Unknown:
 
     use: CommandUse
     kind: str
-    """``application``, ``administration``, ``replication``, ``tool`` or ``failing``."""
+    """``application``, ``administration``, ``replication``, ``own``, ``tool`` or ``failing``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,11 @@ def _kind(use: CommandUse, source: CommandTable | None, seen: frozenset[str]) ->
     """Who sends such a command; what cannot be told counts as the applications'."""
     if use.container in REPLICATION:
         return "replication"
-    if use.container in MIGRATION_TOOLS and use.name not in seen:
-        return "tool"
+    if use.name not in seen:
+        if use.name in OWN:
+            return "own"
+        if use.container in MIGRATION_TOOLS:
+            return "tool"
     if use.always_fails:
         return "failing"
     entry = source.find(use.name) or source.find(use.container) if source is not None else None
@@ -157,7 +161,7 @@ def _look_unknown(subject: Subject) -> Finding:
         "calls": usage.total,
         "fails_on_source_too": usage.listed(usage.of("failing")),
         "replicas": usage.listed(usage.of("replication")),
-        "tools": usage.listed(usage.of("tool")),
+        "greenfly_sends_too": usage.listed(usage.of("own")),
         "refused_by_target_so_far": _refused_by_target(subject),
         **_counted_since(subject),
     }
@@ -187,7 +191,7 @@ def _look_administration(subject: Subject) -> Finding:
     return found(
         Severity.WARNING,
         f"People, tools or failing calls have used {_some(use.name for use in bad)}, which the target does not know.",
-        "Look for them in dashboards, scheduled tasks and runbooks; Greenfly's own calls are counted too.",
+        "Look for them in dashboards, scheduled tasks and runbooks.",
         items=tuple(use.name for use in bad),
         commands=usage.listed(bad),
     )
@@ -205,13 +209,13 @@ def _refused_by_target(subject: Subject) -> dict[str, int]:
 def _look_subcommands(subject: Subject) -> Finding:
     uses = used_commands(subject.source_info)
     source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)
-    split = {use.container for use in uses if "|" in use.name}
     missing: dict[str, list[str]] = {}
     with subject.source.connect("assess") as ours, subject.target.connect("assess") as theirs:
         offered, known = Subcommands(ours, source), Subcommands(theirs, target)
         for container in calls_by_container(uses):
             entry = source.find(container)
-            if entry is None or not entry.is_container or container in split or not target.find(container):
+            # A server that lists the subcommands counts each of them apart.
+            if entry is None or not entry.is_container or entry.subcommands or not target.find(container):
                 continue
             names = (offered.listed(container) or frozenset()) - {"help"}
             lacking = sorted(name for name in names if known.knows(container, name) is not True)
@@ -225,8 +229,10 @@ def _look_subcommands(subject: Subject) -> Finding:
         "containers": {name: {"calls": calls[name], "not_known": subs} for name, subs in missing.items()},
         "target_does_not_tell": list(untold),
     }
+    entries = [entry for name in missing if (entry := source.find(name)) is not None]
+    harmless = not untold and all(_administrative(entry) for entry in entries)
     return found(
-        Severity.WARNING,
+        Severity.INFO if harmless else Severity.WARNING,
         f"Which subcommands of {_some(sorted({*missing, *untold}))} were used, or are known, is not told.",
         "Look through the applications for the subcommands that are listed as not known.",
         items=tuple(sorted({*missing, *untold})),

@@ -12,8 +12,10 @@ from integrity.endpoint import Endpoint, read_info
 _PREFIX: Final = "cmdstat_"
 REPLICATION: Final = frozenset({"psync", "sync", "replconf"})
 """Sent by replicas only."""
-MIGRATION_TOOLS: Final = frozenset({"dump", "restore", "restore-asking", "migrate", "object"})
-"""Sent by tools that move or look at keys, Greenfly among them; applications rarely use them."""
+OWN: Final = frozenset({"object", "object|encoding", "object|freq", "command|docs", "function|list"})
+"""Sent by an assessment itself, and counted with all others."""
+MIGRATION_TOOLS: Final = frozenset({"dump", "restore", "restore-asking", "migrate"})
+"""Sent by tools that move keys; applications rarely use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,11 @@ class CommandUse:
 
     def to_dict(self, total: int) -> dict[str, object]:
         """Plain JSON values; the share is of *total* calls."""
-        share = round(self.calls / total, 6) if total else 0.0
-        return {"calls": self.calls, "share": share, "failed": self.failed, "rejected": self.rejected}
+        facts: dict[str, object] = {
+            "calls": self.calls,
+            "share": round(self.calls / total, 6) if total else 0.0,
+        }
+        return facts | {name: n for name, n in (("failed", self.failed), ("rejected", self.rejected)) if n}
 
 
 def used_commands(info: Mapping[str, str]) -> list[CommandUse]:
@@ -71,7 +76,7 @@ def calls_by_container(uses: list[CommandUse]) -> dict[str, int]:
 def unknown_commands(used_on: Endpoint, known_by: Endpoint) -> list[CommandUse]:
     """Commands used on the one server that the other does not know at all, the most used first.
 
-    Without subcommands, and without what replicas and migration tools send.
+    Without subcommands, and without what replicas, tools and assessments send.
 
     :raises ServerError: a server cannot be asked.
     """
@@ -81,7 +86,7 @@ def unknown_commands(used_on: Endpoint, known_by: Endpoint) -> list[CommandUse]:
     return [
         CommandUse(name, calls)
         for name, calls in sorted(calls_by_container(uses).items(), key=lambda item: (-item[1], item[0]))
-        if known.find(name) is None and name not in REPLICATION | MIGRATION_TOOLS
+        if known.find(name) is None and name not in REPLICATION | MIGRATION_TOOLS | OWN
     ]
 
 
