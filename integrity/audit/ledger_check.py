@@ -40,9 +40,12 @@ class LedgerExamination:
         """The first event that is wrong or missing, as far as chain and checkpoints tell."""
         if self.chain.broken_at is not None:
             return self.chain.broken_at
-        if any(one.checkpoint is not None for one in self.testimony.contradictions):
-            return min(self.testimony.covered_to, self.chain.events) + 1
-        return None
+        told = [
+            one.checkpoint.sequence for one in self.testimony.contradictions if one.checkpoint is not None
+        ]
+        if not told:
+            return None
+        return self.chain.events + 1 if min(told) > self.chain.events else self.testimony.covered_to + 1
 
     @property
     def problem(self) -> str | None:
