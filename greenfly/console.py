@@ -22,6 +22,7 @@ _PLAIN_EVERY_SECONDS: Final = 5.0
 _LIVE_EVERY_SECONDS: Final = 0.1
 _FOLLOWING: Final = "sync"
 """The phase that has no rate: it counts what it compares, over and over."""
+_ASSESSED: Final = "assess"
 _BOLD, _RED, _GREEN, _YELLOW, _DIM, _RESET = (
     "\x1b[1m",
     "\x1b[31m",
@@ -152,6 +153,8 @@ def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> No
     for phase in outcome.phases:
         if phase.name == _FOLLOWING:
             lines.append(_followed_line(phase))
+        elif phase.name == _ASSESSED and phase.detail.get("grade"):
+            lines.append(_assessed_line(phase))
         elif phase.keys:
             rate = phase.keys / max(phase.seconds, 1e-9)
             lines.append(
@@ -187,6 +190,14 @@ def _rule_lines(outcome: Outcome) -> list[str]:
         )
         lines.append(f"  expected  {by_rule}")
     return lines
+
+
+def _assessed_line(phase: PhaseOutcome) -> str:
+    noted = {
+        name: value for name in ("waived", "warnings") if isinstance(value := phase.detail.get(name), list)
+    }
+    told = "".join(f", {len(names)} {name}" for name, names in noted.items() if names)
+    return f"  {phase.name:<9} complexity {phase.detail['grade']}{told}, in {phase.seconds:.1f} s"
 
 
 def _followed_line(phase: PhaseOutcome) -> str:

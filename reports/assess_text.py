@@ -7,14 +7,16 @@ from textwrap import wrap
 from typing import Final
 
 from reports.assessing import AssessmentView, CensusView, Histogram, KeyView, ResultView, WaiverView
-from reports.display import UNKNOWN, count, duration, size
+from reports.display import UNKNOWN, count, duration, plain_text, size
 from reports.facts import flatten
+from reports.live_text import any_text
 
 _WIDTH: Final = 100
 _BAR: Final = 30
 _ITEMS_SHOWN: Final = 20
 _KEY_SHOWN: Final = 60
-_EVIDENCE_SHOWN: Final = 12
+_EVIDENCE_SHOWN: Final = 280
+"""Characters."""
 _ROWS_SHOWN: Final = 16
 
 
@@ -55,16 +57,29 @@ def _told(result: ResultView) -> Iterator[str]:
         shown = ", ".join(result.items[:_ITEMS_SHOWN])
         more = len(result.items) - _ITEMS_SHOWN
         yield from _wrapped(f"found: {shown}{f' and {more} more' if more > 0 else ''}", "      ")
-    telling = {name: value for name, value in result.evidence.items() if value not in ([], {}, "", None)}
-    evidence = list(flatten(telling))
-    for name, value in evidence[:_EVIDENCE_SHOWN]:
-        yield from _wrapped(f"{name.replace('_', ' ')}: {value}", "      ")
-    if len(evidence) > _EVIDENCE_SHOWN:
-        yield f"      … {len(evidence) - _EVIDENCE_SHOWN} more in the report"
+    for name, value in result.evidence.items():
+        if value not in ([], {}, "", None):
+            told = f"{plain_text(name).replace('_', ' ')}: {_short(value)}"
+            yield from _wrapped(
+                told if len(told) <= _EVIDENCE_SHOWN else f"{told[:_EVIDENCE_SHOWN]} …", "      "
+            )
     if result.remedy:
         yield from _wrapped(f"do: {result.remedy}", "      ")
     for waiver in result.waivers:
         yield from _wrapped(waiver_text(waiver), "      ")
+
+
+def _short(value: object) -> str:
+    """A value of the evidence in a line; the report has it in full."""
+    if not isinstance(value, dict):
+        return any_text(value)
+    inner = (
+        f"{plain_text(name)} ({', '.join(f'{part} {shown}' for part, shown in flatten(rows))})"
+        if isinstance(rows, dict)
+        else f"{plain_text(name)} {any_text(rows)}"
+        for name, rows in value.items()
+    )
+    return "; ".join(inner)
 
 
 def waiver_text(waiver: WaiverView) -> str:

@@ -112,11 +112,13 @@ def _by_the_road(
     chosen = choose(settings, subject.target_identity, by_native)
     if chosen.strategy is Strategy.NATIVE:
         return chosen, by_native, native
-    by_copy = make_checks(native.by(Strategy.COPY), selection.chosen)
-    chosen = choose(settings, subject.target_identity, by_native, by_copy)
+    copying = native.by(Strategy.COPY)
+    blocking = {result.check for result in by_native if result.blocks}
+    both = make_checks(copying, [check for check in selection.chosen if check.id in blocking])
+    chosen = choose(settings, subject.target_identity, by_native, both)
     if chosen.strategy is Strategy.NATIVE:
         return chosen, by_native, native
-    return chosen, by_copy, native
+    return chosen, make_checks(copying, selection.chosen), copying
 
 
 def census_to_dict(census: Census) -> dict[str, object]:

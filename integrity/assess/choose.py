@@ -69,5 +69,8 @@ def choose(
         return Choice(Strategy.COPY, tuple(reasons))
     return Choice(
         Strategy.NATIVE,
-        (f"The target is {target.title}, and no check found anything against its own replication.",),
+        (
+            f"The target is {target.title}, and no check found anything against its own replication"
+            f"{' that is not in the way of a copy as well' if both else ''}.",
+        ),
     )

@@ -63,7 +63,7 @@ class AssessPhase:
         detail.update(
             choice_to_dict(made.choice)
             | {
-                "keys": census.keys_looked_at if census is not None else 0,
+                "looked_at": census.keys_looked_at if census is not None else None,
                 "mode": made.mode,
                 "grade": made.grade.letter,
                 "verdict": made.conclusion.verdict.value,
