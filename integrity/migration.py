@@ -32,6 +32,7 @@ from integrity.ledger.models import PhaseName, PhaseState, RunKind, RunState, Ve
 from integrity.ledger.sync_board import read_status
 from integrity.ledger.vocabulary import Direction
 from integrity.meter import Meter
+from integrity.native.attachment import Attachment
 from integrity.phases.assess import AssessPhase, choice_from_detail, choice_to_dict, choice_without
 from integrity.phases.dropped import DroppedRepair
 from integrity.phases.repair import RepairPhase
@@ -555,12 +556,29 @@ class Run:
             self._replicate(servers)
         return self._seen_again(servers)
 
-    def _replicate(self, servers: Servers, now_and_then: Callable[[], None] = lambda: None) -> None:
+    def _replicate(
+        self, servers: Servers, now_and_then: Callable[[], None] = lambda: None, *, stay: bool = False
+    ) -> Attachment | None:
         with self.phase(PhaseName.REPLICATE, servers.source_keys) as detail:
             phase = ReplicatePhase(
                 self.settings, self.ledger, self.handle, self._progress, now_and_then=now_and_then
             )
-            phase.run(servers, detail)
+            return phase.run(servers, detail, stay=stay)
+
+    def _replicate_for(self, phase: SyncPhase, servers: Servers) -> None:
+        """Before following: replicate, and leave green attached where that is wanted and changes are announced."""
+        stay = self.settings.native.follow == "replication" and phase.has_feed
+        if not self._has(PhaseName.REPLICATE):
+            attachment = self._replicate(servers, phase.while_copying, stay=stay)
+        elif is_attached(self.settings, servers.source, servers.target, servers.target_identity):
+            left = ReplicatePhase(self.settings, self.ledger, self.handle, self._progress).adopt(servers)
+            if not stay:
+                left.end()
+            attachment = left if stay else None
+        else:
+            attachment = None
+        if attachment is not None:
+            phase.replicated_by(attachment)
 
     def _seen_again(self, servers: Servers) -> Servers:
         """Replication carries databases that did not exist when the run began, too."""
@@ -612,13 +630,13 @@ class Run:
             direction=direction,
             until_equal=until_equal,
             stand_by=stand_by,
-            replicates=strategy is Strategy.NATIVE and not self._has(PhaseName.REPLICATE),
+            replicates=strategy is Strategy.NATIVE
+            and (not self._has(PhaseName.REPLICATE) or servers.target_identity.role == "replica"),
         )
         try:
             phase.open()
             if strategy is Strategy.NATIVE:
-                if not self._has(PhaseName.REPLICATE):
-                    self._replicate(servers, phase.while_copying)
+                self._replicate_for(phase, servers)
             elif not self._has(PhaseName.STREAM):
                 self._stream(servers, _Listening(self._progress, phase.while_copying))
             with self.phase(PhaseName.SYNC) as detail:

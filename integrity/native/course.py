@@ -21,6 +21,8 @@ from integrity.native.state import BlueState, Stage
 from integrity.progress import Progress
 
 _POLL_SECONDS: Final = 0.05
+_SHORT_POLL_SECONDS: Final = 0.01
+"""While green catches up, perhaps behind a fence."""
 _RATE_SECONDS: Final = 0.5
 _SHRUNK_FROM: Final = 1000
 _HOLDS: Final = frozenset({Stage.FULL_SYNC, Stage.ONLINE})
@@ -45,7 +47,7 @@ class Course:
 
     :param keep: called with every look, to keep what must not lapse.
     :param advance: told how many keys more green holds than it ever did.
-    :param reconnect_seconds: how long a server that does not answer is asked again.
+    :param reconnect_seconds: how long a server that does not answer is asked again; 0: not at all.
     """
 
     def __init__(
@@ -62,9 +64,9 @@ class Course:
         self._settings = link.settings
         self.full_syncs = full_syncs
         self._progress = progress
-        self._keep = keep
+        self.keep = keep
         self._advance = advance
-        self._reconnect_seconds = reconnect_seconds
+        self.reconnect_seconds = reconnect_seconds
         self._most = 0
         self._process = ""
         self._blue_run = ""
@@ -108,17 +110,19 @@ class Course:
                 raise self._failed(f"received nothing for {self._settings.start_seconds:g} s ({green.stage})")
             last = mark
             self._show(look, rate)
-            self._keep(_POLL_SECONDS)
+            self.keep(_POLL_SECONDS)
 
-    def catch_up(self, sentinels: Sentinels) -> CaughtUp | None:
+    def catch_up(self, sentinels: Sentinels, seconds: float | None = None) -> CaughtUp | None:
         """Return when green has everything that blue holds now; None where the link or a server was lost meanwhile.
 
         The sentinels are gone from both afterwards.
 
+        :param seconds: how long it may take; ``native.catch_up_seconds`` where nothing else is said.
         :raises ReplicationFailed: it took too long, or green began too often.
         :raises ServerError: a server stayed away longer than the budget, or refuses.
         """
-        until = monotonic() + self._settings.catch_up_seconds
+        seconds = self._settings.catch_up_seconds if seconds is None else seconds
+        until = monotonic() + seconds
         syncs = self.full_syncs.count
         try:
             sentinels.plant(self.look().blue.databases or (0,))
@@ -135,6 +139,14 @@ class Course:
         if caught is None:
             return None
         return CaughtUp(caught, caught.blue.offset, sentinels.databases, sentinels.refusal)
+
+    def until_applied(self, seconds: float) -> Look | None:
+        """Return when green tells that it has applied all that blue has written by now; None as :meth:`catch_up`.
+
+        :raises ReplicationFailed: it took too long, or green began too often.
+        :raises ServerError: a server stayed away longer than the budget, or refuses.
+        """
+        return self._reach(self.full_syncs.count, monotonic() + seconds, has_applied, lambda: True)
 
     def _reach(
         self,
@@ -155,10 +167,10 @@ class Course:
                     return look
             if monotonic() > until:
                 raise self._failed(
-                    f"did not catch up within {self._settings.catch_up_seconds:g} s (blue wrote up to {wanted:,}, "
+                    f"did not catch up in time (blue wrote up to {wanted:,}, "
                     f"green applied {green.offset or 0:,})"
                 )
-            self._keep(_POLL_SECONDS)
+            self.keep(_SHORT_POLL_SECONDS)
 
     # -- one look ---------------------------------------------------------------------------------------------------
 
@@ -191,12 +203,14 @@ class Course:
             try:
                 look = self._link.look()
             except (ServerUnreachable, ServerNotReady) as error:
+                if not self.reconnect_seconds:
+                    raise
                 if since is None:
                     since = monotonic()
-                    self._progress.say(f"{error.problem} Trying again for {self._reconnect_seconds:.0f} s.")
-                if monotonic() - since > self._reconnect_seconds:
+                    self._progress.say(f"{error.problem} Trying again for {self.reconnect_seconds:.0f} s.")
+                if monotonic() - since > self.reconnect_seconds:
                     raise
-                self._keep(0.2)
+                self.keep(0.2)
             else:
                 if since is not None:
                     self._progress.say("Both servers answer again; going on.")

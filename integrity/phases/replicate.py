@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import GreenflyError, ReplicationFailed, ServerError
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import PhaseName
 from integrity.meter import Meter
+from integrity.native.attachment import Attachment
 from integrity.native.course import CaughtUp, Course
 from integrity.native.credentials import Credentials, forget_lent
 from integrity.native.flaps import FullSyncs
-from integrity.native.link import NativeLink
+from integrity.native.link import Look, NativeLink
 from integrity.native.obstacles import hashes_that_expire, obstacles
 from integrity.native.refusals import require_loadable, require_native
 from integrity.native.sentinel import Sentinels
@@ -68,10 +70,10 @@ class ReplicatePhase:
         self._now_and_then = now_and_then
         self._credentials: Credentials | None = None
 
-    def run(self, servers: Servers, detail: dict[str, object], *, stay: bool = False) -> None:
+    def run(self, servers: Servers, detail: dict[str, object], *, stay: bool = False) -> Attachment | None:
         """Replicate until green holds everything, and put what there is to tell into *detail*.
 
-        :param stay: leave green attached; whoever asks for that ends it.
+        :param stay: leave green attached; what is returned ends it.
         :raises ConfigurationError: the settings ask for what replication cannot do.
         :raises Refused: the servers do not allow it; nothing was written.
         :raises ReplicationFailed: it did not come to its end; green is a master and holds a part.
@@ -79,7 +81,8 @@ class ReplicatePhase:
         """
         require_native(self._settings, servers)
         meter = Meter(self._handle, PhaseName.REPLICATE, self._progress)
-        with NativeLink(servers.source, servers.target, self._settings.native) as link:
+        with ExitStack() as stack:
+            link = stack.enter_context(NativeLink(servers.source, servers.target, self._settings.native))
             attached, course = self._begin(link, servers, meter)
             stays = False
             try:
@@ -99,37 +102,60 @@ class ReplicatePhase:
                 "sentinels": list(caught.sentinels),
                 "only_offsets": caught.only_offsets,
             }
+            return self._attachment(link, course, attached, stack.pop_all()) if stays else None
+
+    def adopt(self, servers: Servers) -> Attachment:
+        """The attachment that an earlier process of this run left.
+
+        :raises ServerError: a server is lost, or refuses.
+        """
+        with ExitStack() as stack:
+            link = stack.enter_context(NativeLink(servers.source, servers.target, self._settings.native))
+            attached, course = self._adopted(link, link.look(), str(servers.target))
+            return self._attachment(link, course, attached, stack.pop_all())
+
+    def _attachment(
+        self, link: NativeLink, course: Course, attached: Attached, stack: ExitStack
+    ) -> Attachment:
+        # From here on, whoever follows waits for a server that is away.
+        course.reconnect_seconds = 0.0
+        return Attachment(link, course, lambda: self._released(link, attached), stack)
 
     # -- beginning --------------------------------------------------------------------------------------------------
 
     def _begin(self, link: NativeLink, servers: Servers, meter: Meter) -> tuple[Attached, Course]:
         first = link.look()
         # While it connects it has nothing, and where it is told to connect to may be wrong.
-        going_on = link.follows(first) and first.green.stage is not Stage.CONNECTING
-        full_syncs = FullSyncs(first, attached=going_on)
-        left = left_attached(self._ledger, self._handle.id, str(servers.target))
-        if going_on:
+        if link.follows(first) and first.green.stage is not Stage.CONNECTING:
             self._progress.say("Green is a replica of this source already: going on from there.")
-            attached = left or Attached({}, link.dropped())
-            self._handle.event("replicate.going-on", {"full_syncs": first.blue.full_syncs})
-        else:
-            require_loadable(servers)
-            if left is not None:
-                self._take_back(link, left)
-            if first.green.keys:
-                self._progress.say(
-                    f"Replication empties green: the {first.green.keys:,} keys that it holds are lost."
-                )
-            attached = self._attach(link, servers, first.green.keys)
-        course = Course(
+            return self._adopted(link, first, str(servers.target), meter)
+        require_loadable(servers)
+        left = left_attached(self._ledger, self._handle.id, str(servers.target))
+        if left is not None:
+            self._take_back(link, left)
+        if first.green.keys:
+            self._progress.say(
+                f"Replication empties green: {plural(first.green.keys, 'key')} there are lost."
+            )
+        attached = self._attach(link, servers, first.green.keys)
+        return attached, self._course(link, FullSyncs(first, attached=False), meter)
+
+    def _adopted(
+        self, link: NativeLink, first: Look, target: str, meter: Meter | None = None
+    ) -> tuple[Attached, Course]:
+        attached = left_attached(self._ledger, self._handle.id, target) or Attached({}, link.dropped())
+        self._handle.event("replicate.going-on", {"full_syncs": first.blue.full_syncs})
+        return attached, self._course(link, FullSyncs(first, attached=True), meter)
+
+    def _course(self, link: NativeLink, full_syncs: FullSyncs, meter: Meter | None) -> Course:
+        return Course(
             link,
             full_syncs,
             self._progress,
             keep=self._keep,
-            advance=lambda keys: meter.advance(keys, 0),
+            advance=lambda keys: meter.advance(keys, 0) if meter is not None else None,
             reconnect_seconds=self._settings.reconnect_seconds,
         )
-        return attached, course
 
     def _attach(self, link: NativeLink, servers: Servers, held: int) -> Attached:
         credentials = Credentials.of(servers.source, servers.target)
@@ -190,14 +216,17 @@ class ReplicatePhase:
     def _release(self, link: NativeLink, attached: Attached) -> None:
         """Whatever happened: green replicates no more, and knows no password that it did not know before."""
         try:
-            if link.is_attached():
-                link.detach()
-            self._take_back(link, attached)
+            self._released(link, attached)
         except ServerError as error:
             self._progress.say(f"Green could not be released: {error}")
             self._handle.event("replicate.not-released", {"problem": error.problem})
-            return
-        self._handle.event(DETACHED, {})
+
+    def _released(self, link: NativeLink, attached: Attached) -> Stage:
+        """The state in which it was ended."""
+        stage = link.detach() if link.is_attached() else Stage.MASTER
+        self._take_back(link, attached)
+        self._handle.event(DETACHED, {"stage": stage.value})
+        return stage
 
     def _take_back(self, link: NativeLink, attached: Attached) -> None:
         if self._credentials is not None:

@@ -6,18 +6,22 @@ such a turn before each page, so changes do not wait for it.
 
 Where changes may have gone unseen (the feed broke, everything was flushed, databases were swapped, too much was
 dirty), that is a *gap*.  It is recorded, and only a comparison that began after it closes it.
+
+While the other side is a replica (``native.follow = "replication"``), replication carries.  Nothing is written here
+then: what was announced is compared a little later, and names that go on differing are kept until the replica is none
+any more, when they are carried over like any others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
-from integrity.endpoint import read_info
+from integrity.endpoint import Identity, read_info
 from integrity.errors import PermissionRefused, ProtocolError, ServerError
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
@@ -39,8 +43,11 @@ from integrity.sync.opening import open_feed
 from integrity.sync.prover import Prover
 from integrity.sync.spool import Spool
 from integrity.sync.streams import KnownStreams
+from integrity.wire import pack
 
 _WATCH_SECONDS: Final = 1.0
+_REPLICATED_SECONDS: Final = 0.5
+"""How long after it was announced a change is looked for on a replica."""
 _REST_OF_GROUPS: Final = 5
 """Comparing groups may take one part in so many of the time."""
 _CLASSES: Final = tuple(FindingClass)
@@ -100,6 +107,10 @@ class Follower:
         """How often a gap was found; a comparison is clean only where this did not grow meanwhile."""
         self.clean_since: datetime | None = None
         self.compare_due = True
+        self.replicated = False
+        """Whether the other side is a replica now, which replication writes to."""
+        self.kept: set[bytes] = set()
+        """What replication was found not to have carried."""
         self.carried = 0
         self.removed = 0
         self._ledger = ledger
@@ -123,6 +134,8 @@ class Follower:
         self._excepted: set[tuple[int, bytes, FindingClass]] = set()
         self._heartbeat: Heartbeat | None = None
         self._queue_before: int | None = None
+        self._all_applied = False
+        """Whether a replica is known to have applied everything, because nobody writes."""
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -206,6 +219,29 @@ class Follower:
         self.clean_since = datetime.now(UTC)
         self.compare_due = False
 
+    def replicate(self, target_identity: Identity) -> None:
+        """The other side is a replica from now on: replication carries, and what is announced is compared only.
+
+        :param target_identity: of the other side as a replica, which tells its master's id.
+        """
+        self._now_is(target_identity, replicated=True)
+
+    def carry_again(self, target_identity: Identity, *, caught_up: bool) -> None:
+        """It is a replica no more: what is announced is carried from now on, and what replication left out.
+
+        :param caught_up: it had everything, so what was announced before is compared only.
+        """
+        self._now_is(target_identity, replicated=False)
+        if caught_up:
+            self.dirty.carried(self.dirty.take(len(self.dirty)), monotonic())
+        kept, self.kept = self.kept, set()
+        self.dirty.suspected(kept)
+
+    def _now_is(self, target_identity: Identity, *, replicated: bool) -> None:
+        self.close_connections()
+        self.link = replace(self.link, target_identity=target_identity)
+        self.replicated = replicated
+
     def status(self, state: SyncState) -> SyncStatus:
         """How it is now."""
         lag = self.dirty.oldest_age()
@@ -215,7 +251,7 @@ class Follower:
             direction=self.link.direction,
             state=state,
             feed=self.feed_name,
-            dirty=len(self.dirty),
+            dirty=len(self.dirty) + len(self.kept),
             unproven=self.dirty.unproven,
             stuck=len(self.dirty.stuck),
             lag_ms=round(lag * 1000),
@@ -290,6 +326,9 @@ class Follower:
         self.gaps += 1
         self.clean_since = None
         self.compare_due = True
+        # What a replica is found not to have counts from now on only.
+        self.dirty.suspected(self.kept)
+        self.kept = set()
         payload = {
             "reason": reason,
             "since": (since or datetime.now(UTC)).isoformat(),
@@ -315,7 +354,7 @@ class Follower:
 
         Where groups of streams are not announced, every stream may have changed since they were last compared.
         """
-        names = self.dirty.not_known_to_be_carried()
+        names = self.dirty.not_known_to_be_carried() | self.kept
         return names if self.feed_name == "monitor" else names | self.streams.names()
 
     def known_databases(self) -> tuple[int, ...]:
@@ -346,13 +385,25 @@ class Follower:
         if not names:
             return 0
         try:
-            self._carry(list(names))
+            if self.replicated:
+                self._learn_streams(list(names))
+            else:
+                self._carry(list(names))
         except BaseException:
             self.dirty.put_back(names)
             raise
         settle = self._feed.settle_seconds if self._feed is not None else 0.0
+        if self.replicated and not self._all_applied:
+            settle = max(settle, _REPLICATED_SECONDS)
         self.dirty.carried(names, monotonic() + settle)
         return len(names)
+
+    def _learn_streams(self, names: list[bytes]) -> None:
+        for database in self.databases():
+            kinds = self._standby("source", database).connection().exchange([pack(b"TYPE", n) for n in names])
+            self.streams.learn(
+                database, [name for name, kind in zip(names, kinds, strict=True) if kind == b"stream"]
+            )
 
     def _carry(self, names: list[bytes]) -> None:
         if self._carrier is None:
@@ -394,6 +445,12 @@ class Follower:
         self.suspects.difference_update(proof.equal)
         self._settle(proof.equal)
         given_up = self.dirty.differed(proof.different, self.settings.sync.attempts)
+        self.kept.difference_update(proof.equal)
+        if self.replicated:
+            self.kept.update(given_up)
+            self.dirty.stuck.difference_update(given_up)
+            self.suspects.difference_update(given_up)
+            return len(names)
         for name in given_up:
             self._found(proof.different[name])
             self.suspects.discard(name)
@@ -454,6 +511,7 @@ class Follower:
         # that too), and applications that try again and again would keep this from ever ending.  Without one, what is
         # announced has to be told from what cannot be made equal.
         self.suspects = set() if fenced else self.dirty.not_known_to_be_carried()
+        self._all_applied = fenced
         while not reason and (not self.dirty.is_settled() if fenced else self.suspects):
             if monotonic() > until:
                 reason = f"not drained within {seconds:g} s"
@@ -464,6 +522,7 @@ class Follower:
             if self._carry_some() + self._prove_some(listens=not fenced) == 0:
                 self._handle.wait(min(0.05, self.dirty.next_due() or 0.0))
             self.suspects.difference_update(self.dirty.stuck)
+        self._all_applied = False
         self._watch_swaps()
         self._watch_restarts()
         if not reason and self.gaps != gaps:
