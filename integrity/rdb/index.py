@@ -1,11 +1,9 @@
-"""The rows of a manifest, made of an RDB file alone: where each key's body stands, its hash and its canonical digest.
-
-Keys are decoded and hashed in batches, kind by kind, because a call of ours for each would cost more than the hashing.
-"""
+"""The rows of a manifest, made of an RDB file alone: where a key's body stands, its hash and its canonical digest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -15,13 +13,14 @@ from xxhash import xxh3_64_intdigest
 from integrity.kinds import KINDS, MalformedReply
 from integrity.kinds.base import elements_of
 from integrity.kinds.pieces import Piece, PieceSize
-from integrity.rdb import types
 from integrity.rdb.big_entry import BigEntry
+from integrity.rdb.digests import Made, MalformedAt, Work, kinds_of
 from integrity.rdb.entry import Entry
-from integrity.rdb.errors import MALFORMED, MalformedBody, RdbDamaged, UnsupportedBody
+from integrity.rdb.errors import RdbDamaged
 from integrity.rdb.expiring import without_expired
 from integrity.rdb.reader import RdbReader
-from integrity.rdb.values import decoder_for, kind_of, value_of
+from integrity.rdb.values import kind_of
+from integrity.rdb.workers import DigestWorkers
 from integrity.transfer.payload import KIND_BY_RDB_TYPE
 
 _BATCH_KEYS: Final = 1000
@@ -67,18 +66,14 @@ class IndexBatch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Making:
-    """What digests are made with."""
-
-    path: Path
-    version: int
-    digests: bool
-    as_of_ms: int | None
-
-
 def index(
-    reader: RdbReader, path: Path, limit: PieceSize, *, digests: bool = True, as_of_ms: int | None = None
+    reader: RdbReader,
+    path: Path,
+    limit: PieceSize,
+    *,
+    digests: bool = True,
+    as_of_ms: int | None = None,
+    workers: int = 0,
 ) -> Iterator[IndexBatch]:
     """Every key of the file that *reader* has begun, in file order.  Its end is proved when the iteration ends.
 
@@ -86,119 +81,130 @@ def index(
     :param limit: the pieces in which big values are decoded.
     :param digests: whether values are decoded; without, bodies are hashed all the same.
     :param as_of_ms: digests leave out fields whose expiry had passed then; see :func:`~integrity.rdb.values.value_of`.
+    :param workers: processes that make digests while this one reads; worth their start from some 100 MB on.
     :raises RdbDamaged: the file is cut off or was changed, or a value is not what its type says.
     :raises RdbUnsupported: it holds something unknown.
+    :raises OrchestratorFailed: one of the processes ended.
     """
-    making = _Making(path, reader.version, digests, as_of_ms)
-    waiting: list[Entry] = []
-    size = 0
-    for entry in reader:
-        if isinstance(entry, Entry):
-            waiting.append(entry)
-            size += entry.length
-            if len(waiting) < _BATCH_KEYS and size < _BATCH_BYTES:
-                continue
-        if waiting:
-            yield _batch(waiting, making)
+    with DigestWorkers(workers if digests else 0) as makers:
+        indexer = _Indexer(makers, reader.version, path, limit, digests, as_of_ms)
+        yield from indexer.batches(reader)
+
+
+class _Indexer:
+    def __init__(
+        self,
+        makers: DigestWorkers,
+        version: int,
+        path: Path,
+        limit: PieceSize,
+        digests: bool,
+        as_of_ms: int | None,
+    ) -> None:
+        self._makers = makers
+        self._version = version
+        self._path = path
+        self._limit = limit
+        self._digests = digests
+        self._as_of_ms = as_of_ms
+        self._making: deque[list[Entry]] = deque()
+        """Keys whose digests are on their way, oldest first."""
+
+    def batches(self, entries: Iterable[Entry | BigEntry]) -> Iterator[IndexBatch]:
+        """Everything, in order."""
+        waiting: list[Entry] = []
+        size = 0
+        for entry in entries:
+            if isinstance(entry, Entry):
+                waiting.append(entry)
+                size += entry.length
+                if len(waiting) < _BATCH_KEYS and size < _BATCH_BYTES:
+                    continue
+                self._put(waiting)
+            else:
+                # Rows stand in the order of the file.
+                if waiting:
+                    self._put(waiting)
+                yield from self._rest()
+                yield self._big(entry)
             waiting, size = [], 0
-        if isinstance(entry, BigEntry):
-            yield _big(entry, limit, making)
-    if waiting:
-        yield _batch(waiting, making)
+            while len(self._making) >= self._makers.most:
+                yield self._take()
+        if waiting:
+            self._put(waiting)
+        yield from self._rest()
 
+    def _put(self, entries: list[Entry]) -> None:
+        self._making.append(entries)
+        if self._digests:
+            self._makers.put(
+                Work(
+                    self._version,
+                    self._as_of_ms,
+                    [entry.rdb_type for entry in entries],
+                    [entry.body for entry in entries],
+                )
+            )
 
-def _batch(entries: list[Entry], making: _Making) -> IndexBatch:
-    kinds = [KIND_BY_RDB_TYPE[entry.rdb_type] for entry in entries]
-    by_type: dict[int, list[int]] = {}
-    for position, entry in enumerate(entries):
-        by_type.setdefault(entry.rdb_type, []).append(position)
-    made: list[bytes | None] = [None] * len(entries)
-    for position in by_type.pop(types.MODULE, ()):
-        entry = entries[position]
-        kinds[position] = _kind(entry, making.path)
-        if making.digests:
-            made[position] = _digest(entry, kinds[position], making)
-    if making.digests:
-        for rdb_type, positions in by_type.items():
-            those = [entries[i] for i in positions]
-            for position, digest in zip(positions, _digests(rdb_type, those, making), strict=True):
-                made[position] = digest
-    return IndexBatch(
-        [entry.database for entry in entries],
-        [entry.key for entry in entries],
-        kinds,
-        [entry.rdb_type for entry in entries],
-        [entry.expiry_ms for entry in entries],
-        made,
-        [entry.offset for entry in entries],
-        [entry.length for entry in entries],
-        [xxh3_64_intdigest(entry.body) for entry in entries],
-    )
+    def _rest(self) -> Iterator[IndexBatch]:
+        while self._making:
+            yield self._take()
 
-
-def _digests(rdb_type: int, entries: list[Entry], making: _Making) -> Sequence[bytes | None]:
-    """The digests of values of one type."""
-    kind = KINDS.get(KIND_BY_RDB_TYPE[rdb_type].encode())
-    decode = decoder_for(rdb_type, making.version, making.as_of_ms)
-    if kind is None or decode is None:
-        return [None] * len(entries)
-    try:
-        return kind.digests([decode(entry.body) for entry in entries])
-    except MALFORMED:
-        # Which one it was is found by looking at each by itself.
-        return [_digest(entry, kind.name, making) for entry in entries]
-
-
-def _digest(entry: Entry, kind_name: str, making: _Making) -> bytes | None:
-    kind = KINDS.get(kind_name.encode())
-    if kind is None:
-        return None
-    try:
-        return kind.digest(value_of(entry.rdb_type, entry.body, making.version, making.as_of_ms))
-    except UnsupportedBody:
-        return None
-    except (MalformedBody, MalformedReply) as error:
-        raise RdbDamaged(making.path, f"the value of a key is malformed: {error}", entry.offset) from error
-
-
-def _kind(entry: Entry, path: Path) -> str:
-    try:
-        return kind_of(entry.rdb_type, entry.body)
-    except MalformedBody as error:
-        raise RdbDamaged(path, f"the value of a key is malformed: {error}", entry.offset) from error
-
-
-def _big(entry: BigEntry, limit: PieceSize, making: _Making) -> IndexBatch:
-    kind_name = KIND_BY_RDB_TYPE[entry.rdb_type]
-    kind = KINDS.get(kind_name.encode())
-    digest = None
-    if making.digests and kind is not None and entry.comes_in_pieces:
-        hasher = kind.hasher()
+    def _take(self) -> IndexBatch:
+        entries = self._making.popleft()
+        rdb_types = [entry.rdb_type for entry in entries]
         try:
-            for piece in entry.pieces(limit):
-                hasher.add(_shown(piece, making.as_of_ms))
-            digest = hasher.digest()
-        except MalformedReply as error:
-            raise RdbDamaged(
-                making.path, f"the value of a key is malformed: {error}", entry.offset
-            ) from error
-    else:
-        beginning = bytearray()
-        entry.skim(lambda data: beginning.extend(data[: _BEGINNING_BYTES - len(beginning)]))
-        kind_name = kind_of(entry.rdb_type, bytes(beginning))
-    if entry.length is None or entry.body_xxh3 is None:
-        raise RuntimeError("a big value was not read to its end")
-    return IndexBatch(
-        [entry.database],
-        [entry.key],
-        [kind_name],
-        [entry.rdb_type],
-        [entry.expiry_ms],
-        [digest],
-        [entry.offset],
-        [entry.length],
-        [entry.body_xxh3],
-    )
+            if self._digests:
+                made = self._makers.take()
+            else:
+                kinds = kinds_of(rdb_types, [entry.body for entry in entries])
+                made = Made(kinds, [None] * len(entries))
+        except MalformedAt as error:
+            raise self._damage(error, entries[error.position].offset) from error
+        return IndexBatch(
+            [entry.database for entry in entries],
+            [entry.key for entry in entries],
+            made.kinds,
+            rdb_types,
+            [entry.expiry_ms for entry in entries],
+            made.digests,
+            [entry.offset for entry in entries],
+            [entry.length for entry in entries],
+            [xxh3_64_intdigest(entry.body) for entry in entries],
+        )
+
+    def _damage(self, error: ValueError, offset: int) -> RdbDamaged:
+        return RdbDamaged(self._path, f"the value of a key is malformed: {error}", offset)
+
+    def _big(self, entry: BigEntry) -> IndexBatch:
+        kind_name = KIND_BY_RDB_TYPE[entry.rdb_type]
+        kind = KINDS.get(kind_name.encode())
+        digest = None
+        if self._digests and kind is not None and entry.comes_in_pieces:
+            hasher = kind.hasher()
+            try:
+                for piece in entry.pieces(self._limit):
+                    hasher.add(_shown(piece, self._as_of_ms))
+                digest = hasher.digest()
+            except MalformedReply as error:
+                raise self._damage(error, entry.offset) from error
+        else:
+            beginning = bytearray()
+            entry.skim(lambda data: beginning.extend(data[: _BEGINNING_BYTES - len(beginning)]))
+            kind_name = kind_of(entry.rdb_type, bytes(beginning))
+        if entry.length is None or entry.body_xxh3 is None:
+            raise RuntimeError("a big value was not read to its end")
+        return IndexBatch(
+            [entry.database],
+            [entry.key],
+            [kind_name],
+            [entry.rdb_type],
+            [entry.expiry_ms],
+            [digest],
+            [entry.offset],
+            [entry.length],
+            [entry.body_xxh3],
+        )
 
 
 def _shown(piece: Piece, as_of_ms: int | None) -> Piece:

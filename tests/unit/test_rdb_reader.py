@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from integrity.errors import OrchestratorFailed
 from integrity.kinds.pieces import PieceSize
 from integrity.rdb.big_entry import BigEntry
 from integrity.rdb.entry import Entry
@@ -91,9 +93,10 @@ def read(data: bytes, step: int = 1 << 30, held: int = 1 << 20) -> tuple[RdbRead
     return reader, list(reader)
 
 
-def indexed(data: bytes, *, held: int = 1 << 20, digests: bool = True) -> list[Row]:
+def indexed(data: bytes, *, held: int = 1 << 20, digests: bool = True, workers: int = 0) -> list[Row]:
     reader = RdbReader(io.BytesIO(data), PATH, held_bytes=held)
-    return [row for batch in index(reader, PATH, PieceSize(1, 1), digests=digests) for row in batch.rows()]
+    batches = index(reader, PATH, PieceSize(1, 1), digests=digests, workers=workers)
+    return [row for batch in batches for row in batch.rows()]
 
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
@@ -339,3 +342,43 @@ def test_a_payload_is_made_of_a_body() -> None:
     assert payload[:-10] == b"\x00\x05value"
     assert rdb_version(payload) == 11
     assert int.from_bytes(payload[-8:], "little") == anycrc.Model("CRC64-REDIS").calc(payload[:-8])
+
+
+def _many(keys: int) -> bytes:
+    parts = [string(b"key:%d" % number, b"value" * (number % 7)) for number in range(keys)]
+    parts[keys // 2] = string(b"big", b"x" * 70_000)
+    return b"REDIS0011\xfe\x00" + b"".join(parts)
+
+
+def test_digests_made_in_other_processes_are_the_same_and_in_order() -> None:
+    data = finished(_many(9_500))
+    rows = indexed(data, held=60_000)
+    assert [row[1] for row in rows[:3]] == [b"key:0", b"key:1", b"key:2"]
+    assert indexed(data, held=60_000, workers=2) == rows
+    with_none = indexed(data, held=60_000, digests=False)
+    assert [(*row[:5], None, *row[6:]) for row in rows] == with_none
+
+
+def test_damage_that_another_process_finds_has_its_place() -> None:
+    before = _many(2_100)
+    broken = b"\x10\x03bad\x07" + b"\x07\0\0\0\x01\0\x01"
+    with pytest.raises(RdbDamaged) as caught:
+        indexed(finished(before + broken), workers=1)
+    assert caught.value.offset == len(before) + 5
+
+
+def test_a_process_that_dies_is_told() -> None:
+    reader = RdbReader(io.BytesIO(finished(_many(30_000))), PATH)
+    batches = index(reader, PATH, LIMIT, workers=1)
+    next(batches)
+    (process,) = [child for child in multiprocessing.active_children() if child.name.startswith("digests")]
+    process.kill()
+    with pytest.raises(OrchestratorFailed):
+        list(batches)
+
+
+def test_processes_end_when_the_iteration_is_given_up() -> None:
+    batches = index(RdbReader(io.BytesIO(finished(_many(30_000))), PATH), PATH, LIMIT, workers=1)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator
+    assert not [child for child in multiprocessing.active_children() if child.name.startswith("digests")]
