@@ -103,7 +103,11 @@ class FileComparer:
                 self._collide(row)
                 continue
             database = rules.target_database(row.database)
-            if batch and (database != onto or len(batch) >= _BATCH_KEYS or size + row.length > _BATCH_BYTES):
+            if batch and (
+                database != onto
+                or len(batch) >= min(_BATCH_KEYS, self._pace.batch_keys)
+                or size + row.length > _BATCH_BYTES
+            ):
                 yield onto, batch
                 batch, size = [], 0
             batch.append(row)

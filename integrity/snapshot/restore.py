@@ -136,7 +136,6 @@ class Restorer:
         self._identity = identity
         self._conflict = conflict
         self._selection = selection or Selection(databases)
-        self._batch_keys = batch_keys
         self._big_bytes = big_values.threshold_bytes
         self._piece = PieceSize(big_values.piece_bytes, big_values.piece_elements)
         # No two restores share a name: one would rename the other's value onto its own key.
@@ -193,7 +192,7 @@ class Restorer:
                 database = rules.target_database(row.database)
                 if batch.rows and (
                     database != batch.database
-                    or len(batch.rows) >= self._batch_keys
+                    or len(batch.rows) >= self._pace.batch_keys
                     or batch.size + row.length > _BATCH_BYTES
                 ):
                     send(number)
