@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from integrity.assess.command_table import CommandTable
@@ -11,13 +10,8 @@ from integrity.assess.lua_script import Origin
 from integrity.assess.lua_target import LuaTarget
 from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed, unknown
 from integrity.assess.script_files import ScriptFile, read_scripts
-from integrity.assess.subcommands import Subcommands
+from integrity.assess.script_libraries import look_functions, look_modules
 from integrity.assess.subject import Subject
-from integrity.endpoint import Endpoint
-from integrity.errors import PermissionRefused
-from integrity.replies import ErrorReply, Reply
-from integrity.strategy import Strategy
-from integrity.wire import pack
 
 _EVALS: Final = ("eval", "evalsha", "eval_ro", "evalsha_ro")
 _ALLOW: Final = "allow-undeclared-keys"
@@ -202,133 +196,12 @@ def _look_commands(subject: Subject) -> Finding:
     return passed(f"The target knows every command that the {len(files)} scripts name.", **evidence)
 
 
-def _look_functions(subject: Subject) -> Finding:
-    if "function" not in subject.source_commands:
-        return not_applicable("The source has no functions (Redis 7.0 and later have them).")
-    libraries = _libraries(subject.source)
-    calls = calls_by_container(used_commands(subject.source_info))
-    used = {name: calls[name] for name in ("fcall", "fcall_ro") if name in calls}
-    if not libraries:
-        return passed("No function library is loaded.", calls=used)
-    items = tuple(sorted(libraries))
-    evidence: dict[str, object] = {"libraries": libraries, "calls": used}
-    if subject.strategy is Strategy.NATIVE and subject.target_identity.engine == "dragonfly":
-        return found(
-            Severity.BLOCKING,
-            f"The source holds {len(libraries)} function libraries; Dragonfly cannot load a replication stream with "
-            "one, and begins it anew without end.",
-            "Use the strategy copy, or FUNCTION DELETE them if nothing calls them.",
-            items=items,
-            **evidence,
-        )
-    table = CommandTable.read(subject.target)
-    with subject.target.connect("assess") as connection:
-        able = "function" in table.entries and Subcommands(connection, table).knows("function", "load")
-    there = set(_libraries(subject.target)) if able else set()
-    if able and set(libraries) <= there:
-        return passed("Every function library is on the target too.", **evidence)
-    if able:
-        return found(
-            Severity.BLOCKING if used else Severity.WARNING,
-            "Function libraries are not carried over by Greenfly.",
-            "Load them on the target (FUNCTION DUMP and FUNCTION RESTORE).",
-            items=tuple(sorted(set(libraries) - there)),
-            **evidence,
-        )
-    return found(
-        Severity.BLOCKING if used else Severity.WARNING,
-        f"The source holds {len(libraries)} function libraries, and the target has no functions"
-        + (f" ({sum(used.values()):,} calls)." if used else "; none has been called."),
-        "Turn them into scripts that the applications load (EVAL, SCRIPT LOAD).",
-        items=items,
-        **evidence,
-    )
-
-
-def _libraries(endpoint: Endpoint) -> dict[str, list[str]]:
-    """Library → its functions.
-
-    :raises PermissionRefused: FUNCTION LIST is not allowed.
-    """
-    with endpoint.connect("assess") as connection:
-        reply = connection.command(b"FUNCTION", b"LIST")
-    found_: dict[str, list[str]] = {}
-    for item in reply if isinstance(reply, list) else []:
-        facts = _pairs(item)
-        functions = [_pairs(function) for function in _list(facts.get("functions"))]
-        found_[_text(facts.get("library_name"))] = [_text(function.get("name")) for function in functions]
-    return found_
-
-
-def _look_modules(subject: Subject) -> Finding:
-    ours, theirs = _modules(subject.source), _modules(subject.target)
-    if ours is None:
-        return unknown(
-            Severity.WARNING,
-            "The source does not tell which modules it has loaded (MODULE LIST is refused).",
-            "Look it up where the server is managed; commands.unknown and data.types see what is used of them.",
-        )
-    missing = {name: version for name, version in ours.items() if name not in (theirs or {})}
-    if not missing:
-        return passed("The target has every module that the source has.", source=ours, target=theirs)
-    source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)
-    calls = calls_by_container(used_commands(subject.source_info))
-    own = {name for name, entry in source.entries.items() if "module" in entry.flags}
-    lacking = {name: calls[name] for name in sorted(own & calls.keys()) if target.find(name) is None}
-    evidence: dict[str, object] = {"source": ours, "target": theirs, "used_and_unknown": lacking}
-    if lacking:
-        return found(
-            Severity.WARNING,
-            f"The target lacks the modules {', '.join(missing)}, and {len(lacking)} of their commands are used.",
-            "commands.unknown names the commands, data.types the keys that the target cannot hold.",
-            items=tuple(missing),
-            **evidence,
-        )
-    return found(
-        Severity.INFO,
-        f"The target lacks the modules {', '.join(missing)}; none of their commands that it does not know was used.",
-        "Nothing, as long as data.types finds no keys of theirs.",
-        items=tuple(missing),
-        **evidence,
-    )
-
-
-def _modules(endpoint: Endpoint) -> dict[str, object] | None:
-    """Module → version; None where the server does not tell."""
-    with endpoint.connect("assess") as connection:
-        reply = connection.exchange([pack(b"MODULE", b"LIST")])[0]
-        if isinstance(reply, ErrorReply):
-            error = connection.error_for(reply, "MODULE LIST")
-            if isinstance(error, PermissionRefused) or "unknown" in str(reply).lower():
-                return None
-            raise error
-    facts = [_pairs(item) for item in _list(reply)]
-    return {_text(module.get("name")): module.get("ver") for module in facts}
-
-
-def _list(reply: Reply) -> list[Reply]:
-    return reply if isinstance(reply, list) else []
-
-
-def _pairs(reply: Reply) -> dict[str, Reply]:
-    items = _list(reply)
-    return {_text(name): value for name, value in zip(items[::2], items[1::2], strict=False)}
-
-
-def _text(reply: Reply) -> str:
-    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
-
-
-def _check(name: str, title: str, worst: Severity, look: Callable[[Subject], Finding]) -> Check:
-    return Check(name, title, worst, look)
-
-
 CHECKS: Final = (
-    _check("scripts.cached", "Scripts that applications run", Severity.WARNING, _look_cached),
-    _check("scripts.keys", "Scripts that touch keys they were not given", Severity.BLOCKING, _look_keys),
-    _check("scripts.commands", "Commands in scripts", Severity.BLOCKING, _look_commands),
-    _check("scripts.language", "Scripts that the target's Lua refuses", Severity.BLOCKING, _look_language),
-    _check("scripts.numbers", "Numbers that read differently in Lua 5.4", Severity.WARNING, _look_numbers),
-    _check("functions.libraries", "Function libraries", Severity.BLOCKING, _look_functions),
-    _check("modules.loaded", "Modules", Severity.WARNING, _look_modules),
+    Check("scripts.cached", "Scripts that applications run", Severity.WARNING, _look_cached),
+    Check("scripts.keys", "Scripts that touch keys they were not given", Severity.BLOCKING, _look_keys),
+    Check("scripts.commands", "Commands in scripts", Severity.BLOCKING, _look_commands),
+    Check("scripts.language", "Scripts that the target's Lua refuses", Severity.BLOCKING, _look_language),
+    Check("scripts.numbers", "Numbers that read differently in Lua 5.4", Severity.WARNING, _look_numbers),
+    Check("functions.libraries", "Function libraries", Severity.BLOCKING, look_functions),
+    Check("modules.loaded", "Modules", Severity.WARNING, look_modules),
 )
