@@ -47,6 +47,7 @@ from reports.model import (
 )
 from reports.queries import exceptions_by_rule
 from reports.repairs import build_repairs
+from reports.replicating import build_replication
 from reports.rules import RulesView, build_rules
 from reports.throttle import build_throttle
 
@@ -100,6 +101,7 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
         phases=_phases(phases, ledger.measurements(run.id)),
         copy=build_copy(stream, rules.stream_left_out),
         ranges=build_ranges(ledger.checkpoints(run.id)),
+        replication=build_replication(details),
         throttle=build_throttle(tuple(details.items())),
         incidents=build_incidents(timeline),
         counts=_counts(ledger.tallies(run.id)),

@@ -72,7 +72,12 @@ def throughput(phase: PhaseView) -> Throughput:
     return Throughput(phase, Chart(title, description, markup(svg)), min(rates), top, len(phase.samples))
 
 
-_DOING: Final = {"snapshot": "taking the snapshot", "stream": "streaming", "verify": "verifying"}
+_DOING: Final = {
+    "snapshot": "taking the snapshot",
+    "stream": "streaming",
+    "replicate": "replicating",
+    "verify": "verifying",
+}
 
 
 def _steps(phase: PhaseView) -> list[tuple[float, int]]:

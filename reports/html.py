@@ -240,11 +240,12 @@ def told(event: EventView) -> str:
 
 
 _SHOWN_ELSEWHERE: Final = re.compile(
-    r"(?:client_cpu_)?seconds|(?:fingerprints|throttle|excluded|rules|outcomes)(?:\..*)?"
+    r"(?:client_cpu_)?seconds|(?:fingerprints|throttle|excluded|rules|outcomes|dropped|causes)(?:\..*)?"
 )
 _IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
     PhaseName.STREAM: frozenset(field.name for field in fields(CopyView)) - {"batches"},
     PhaseName.REPAIR: frozenset({"repairs", "still_open", "findings"}),
+    PhaseName.REPLICATE: frozenset({"full_syncs", "restarts", "sentinels", "only_offsets", "attached"}),
     PhaseName.VERIFY: frozenset(
         (*(field.name for field in fields(Coverage)), "expiry_tolerance_ms", "max_expiry_drift_ms")
     ),

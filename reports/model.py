@@ -26,6 +26,7 @@ from reports.events import EventView
 from reports.exceptions import ExceptionGroup
 from reports.live import LiveView
 from reports.repairs import RepairsView
+from reports.replicating import ReplicationView
 from reports.rules import RulesView
 from reports.throttle import ThrottleView
 
@@ -263,6 +264,8 @@ class RunReport:
     timeline: tuple[EventView, ...]
     integrity: IntegrityView
     generated_at: datetime
+    replication: ReplicationView | None = None
+    """None where the run did not take the native road."""
 
     @property
     def findings(self) -> int:

@@ -81,7 +81,9 @@ def _without_content(report: RunReport) -> set[str]:
         "coverage": report.coverage is None,
         "rules": report.run.kind is not RunKind.SYNC,
         "exceptions": not report.exceptions,
-        "course": not (report.copy or report.ranges or report.throttle or report.incidents.events),
+        "course": not (
+            report.copy or report.replication or report.ranges or report.throttle or report.incidents.events
+        ),
         "counts": not report.counts,
         "fingerprints": not report.fingerprints,
         "expiry": report.expiry is None,

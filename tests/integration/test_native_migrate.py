@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import time
 
 import pytest
 
 from greenfly.demo.dataset import fill
 from greenfly.demo.servers import TlsPair
-from tests.cli import Greenfly
+from tests.cli import Greenfly, dig
 from tests.conftest import StartDragonfly, StartServer
 from tests.native import ask, detail, native, stage, window, write_some
 from tests.oracle import compare
-from tests.runs import findings
+from tests.runs import findings, report
 from tests.servers import Store
 
 pytestmark = pytest.mark.dragonfly
@@ -217,3 +218,22 @@ def test_a_source_with_tls_and_a_password(
     assert done.at("verdict") == "PASS"
     assert green.client.config_get("masterauth") == {"masterauth": "something"}
     assert green.client.dbsize() == blue.client.dbsize()
+
+
+def test_the_report_tells_what_was_dropped_and_repaired(
+    greenfly: Greenfly, blue: Store, green_dragonfly: Store
+) -> None:
+    write_some(blue)
+    ask(blue, "GEOADD", "places", 13.36, 38.11, "Palermo")
+    drop = ("GEOSEARCHSTORE", "found", "places", "FROMLONLAT", 13, 38, "BYRADIUS", 500, "km")
+    with window(blue, green_dragonfly, lambda: ask(blue, *drop)) as env:
+        done = native(greenfly, blue, green_dragonfly, env=env)
+    told = dig(report(done), "replication")
+    assert dig(told, "dropped") == {"GEOSEARCHSTORE": 1}
+    assert (dig(told, "repaired"), dig(told, "not_repaired")) == (1, 0)
+    causes = dig(told, "causes")
+    assert isinstance(causes, dict)
+    assert any("GEOSEARCHSTORE" in cause for cause in causes)
+    page = done.at("report", "html")
+    assert isinstance(page, str)
+    assert "Dropped: GEOSEARCHSTORE" in Path(page).read_text("utf-8")
