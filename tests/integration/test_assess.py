@@ -9,13 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from integrity.assess.model import Check, Finding, Outcome, Severity, found, passed
+from integrity.assess.gate import GateLook, look
+from integrity.assess.model import Check, Finding, Outcome, Result, Severity, found, passed
 from integrity.assess.runner import make_check, make_checks
 from integrity.assess.subject import Subject
+from integrity.assess.waivers import pair as pair_of
+from integrity.assess.waivers import waive
 from integrity.endpoint import Endpoint
 from integrity.errors import Interrupted, ServerUnreachable
 from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.assessments import read_assessment, read_results
+from integrity.ledger.assessments import (
+    AssessmentRecord,
+    RecordedResult,
+    read_assessment,
+    read_results,
+    record_assessment,
+)
 from integrity.ledger.vocabulary import PhaseName, PhaseState, RunKind
 from integrity.ledger.waivers import read_waivers
 from integrity.migration import Run
@@ -26,7 +35,7 @@ from tests.cli import ASSESS_VARIABLE, CompletedRun, Greenfly, dig
 from tests.conftest import StartServer
 from tests.inprocess import between, run_here
 from tests.raw import Raw
-from tests.runs import report
+from tests.runs import calls, report
 from tests.servers import Store
 
 ASSESSED = {ASSESS_VARIABLE: "true"}
@@ -418,3 +427,58 @@ def test_a_run_keeps_the_road_that_its_assessment_chose(
 
 def replace_assess(settings: Settings, **more: object) -> Settings:
     return settings.model_copy(update={"assess": settings.assess.model_copy(update=more)})
+
+
+# -- the gate of a cutover ---------------------------------------------------------------------------------------------
+
+
+def looked(ledger: Ledger, blue: Store, green: Store) -> GateLook:
+    """What the gate says now."""
+    settings = settings_of(blue.url, green.url)
+    ours = Endpoint.from_settings("source", settings.source)
+    theirs = Endpoint.from_settings("target", settings.target)
+    return look(settings, ledger, ours, theirs, ours.identify(), theirs.identify())
+
+
+@pytest.mark.dragonfly
+def test_the_gate_looks_at_no_key_and_at_nothing_that_only_matters_before_the_copy(
+    start_redis: StartServer, green_dragonfly: Store, ledger: Ledger
+) -> None:
+    blue = start_redis()
+    blue.client.set("k", "v")
+    green_dragonfly.client.set("k", "v")
+
+    seen = looked(ledger, blue, green_dragonfly)
+
+    assert [result.check for result in seen.open] == []
+    assert (seen.made > 10, seen.assessed_at) == (True, None)
+    assert [calls(blue, name) for name in ("scan", "type", "dump", "memory|usage")] == [0, 0, 0, 0]
+    assert (blue.client.dbsize(), green_dragonfly.client.dbsize()) == (1, 1)
+
+
+def test_what_the_newest_assessment_found_about_keys_closes_the_gate_until_it_is_waived(
+    blue: Store, green_redis: Store, ledger: Ledger
+) -> None:
+    settings = settings_of(blue.url, green_redis.url)
+    source, target = pair_of(settings)
+    run = ledger.start_run(RunKind.ASSESS, settings)
+    at = datetime.now(UTC)
+    results = [
+        RecordedResult(Result(name, "A title", Outcome.FOUND, Severity.BLOCKING, "s", items=("ReJSON-RL",)))
+        for name in ("data.types", "data.empty", "commands.unknown")
+    ]
+    record = AssessmentRecord(run.id, source, target, Strategy.COPY, "full", at, {})
+    record_assessment(ledger.engine, record, results)
+
+    seen = looked(ledger, blue, green_redis)
+    # What can be asked now is asked now, and an empty source does not matter any more.
+    assert [result.check for result in seen.open] == ["data.types"]
+    assert seen.assessed_at == at
+
+    waive(settings, ledger, "data.types", why="exported by hand", until="1d", by="ann")
+    seen = looked(ledger, blue, green_redis)
+    assert ([r.check for r in seen.open], [r.check for r in seen.waived]) == ([], ["data.types"])
+
+    with ledger.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE waiver SET until = '2020-01-01 00:00:00.000000'")
+    assert [result.check for result in looked(ledger, blue, green_redis).open] == ["data.types"]
