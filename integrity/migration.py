@@ -33,10 +33,11 @@ from integrity.ledger.sync_board import read_status
 from integrity.ledger.vocabulary import Direction
 from integrity.meter import Meter
 from integrity.native.attachment import Attachment
+from integrity.native.link import follows_source
 from integrity.phases.assess import AssessPhase, choice_from_detail, choice_to_dict, choice_without
 from integrity.phases.dropped import DroppedRepair
 from integrity.phases.repair import RepairPhase
-from integrity.phases.replicate import ReplicatePhase, has_attached, is_attached
+from integrity.phases.replicate import ReplicatePhase, has_attached
 from integrity.phases.servers import Servers
 from integrity.phases.stream import StreamPhase, identified_again
 from integrity.phases.sync import SyncPhase
@@ -313,7 +314,7 @@ class Run:
 
     def _goes_on_natively(self, source: Endpoint, target: Endpoint, identity: Identity) -> bool:
         """Whether the target is a replica of this source, as a killed run leaves it; then the road is settled."""
-        if not self._is_native or not is_attached(self.settings, source, target, identity):
+        if not self._is_native or not follows_source(self.settings, source, target, identity):
             return False
         self.settings = self.settings.model_copy(update={"strategy": Strategy.NATIVE})
         return True
@@ -570,7 +571,7 @@ class Run:
         stay = self.settings.native.follow == "replication" and phase.has_feed
         if not self._has(PhaseName.REPLICATE):
             attachment = self._replicate(servers, phase.while_copying, stay=stay)
-        elif is_attached(self.settings, servers.source, servers.target, servers.target_identity):
+        elif follows_source(self.settings, servers.source, servers.target, servers.target_identity):
             left = ReplicatePhase(self.settings, self.ledger, self.handle, self._progress).adopt(servers)
             if not stay:
                 left.end()

@@ -13,6 +13,7 @@ from integrity.assess.rights_probe import try_rights
 from integrity.assess.subject import Subject
 from integrity.assess.versions import rdb_version_of, version_of
 from integrity.errors import PermissionRefused, ProtocolError
+from integrity.native.link import follows_source
 from integrity.settings import ConflictPolicy
 from integrity.strategy import Strategy
 from integrity.transfer.payload import rdb_version
@@ -271,6 +272,8 @@ def _target_empty(subject: Subject) -> Finding:
     keys = subject.target_identity.keys
     if not keys:
         return passed("The target is empty; replication would empty it.")
+    if follows_source(subject.settings, subject.source, subject.target, subject.target_identity):
+        return passed("The target replicates this source already; it is not emptied.", keys=keys)
     replaces = subject.settings.copying.conflict is ConflictPolicy.REPLACE
     return found(
         Severity.WARNING if replaces else Severity.BLOCKING,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from integrity.endpoint import Endpoint
+from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ReplicationFailed, ServerUnreachable
 from integrity.native.settings import NativeSettings
 from integrity.native.state import (
@@ -21,6 +21,7 @@ from integrity.native.state import (
     unknown_commands,
 )
 from integrity.replies import ErrorReply
+from integrity.settings import Settings
 from integrity.standby import Standby
 from integrity.wire import pack
 
@@ -151,3 +152,15 @@ class NativeLink:
             ", and that green was started with --tls_replication, --tls_ca_cert_file, --tls_cert_file and "
             "--tls_key_file, which cannot be set afterwards"
         )
+
+
+def follows_source(settings: Settings, source: Endpoint, target: Endpoint, identity: Identity) -> bool:
+    """Whether the target is a replica of this source at this moment, as a killed run leaves it.
+
+    :param identity: of the target.
+    :raises ServerError: one of the two is lost, or refuses.
+    """
+    if identity.engine != "dragonfly" or identity.role != "replica":
+        return False
+    with NativeLink(source, target, settings.native) as link:
+        return link.follows(link.look())

@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from integrity.endpoint import Endpoint, Identity
 from integrity.errors import GreenflyError, ReplicationFailed, ServerError
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle
@@ -264,18 +263,6 @@ class ReplicatePhase:
             "restarts": course.restarts,
             "dropped": dropped,
         }
-
-
-def is_attached(settings: Settings, source: Endpoint, target: Endpoint, identity: Identity) -> bool:
-    """Whether the target is a replica of this source at this moment, as a killed run leaves it.
-
-    :param identity: of the target.
-    :raises ServerError: one of the two is lost, or refuses.
-    """
-    if identity.engine != "dragonfly" or identity.role != "replica":
-        return False
-    with NativeLink(source, target, settings.native) as link:
-        return link.follows(link.look())
 
 
 def has_attached(ledger: Ledger, run_id: str) -> bool:

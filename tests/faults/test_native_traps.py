@@ -12,7 +12,7 @@ from time import sleep
 import pytest
 
 from greenfly.demo.dataset import fill
-from tests.cli import UNASSESSED, Greenfly
+from tests.cli import ASSESS_VARIABLE, UNASSESSED, Greenfly
 from tests.faults.sync_move import StartRestartable, restartable
 from tests.native import (
     Answering,
@@ -261,7 +261,8 @@ def test_a_killed_run_leaves_green_attached_and_the_next_goes_on(
         wait_for(lambda: stage(green_dragonfly.url) == "online")
         blue.client.set("written", "since")
         sleep(1.2)  # its lease ends
-        done = native(greenfly, blue, green_dragonfly, *([how] if how == "--resume" else []), env=env)
+        flags = ["--resume"] if how == "--resume" else []
+        done = native(greenfly, blue, green_dragonfly, *flags, env={**env, ASSESS_VARIABLE: "true"})
     assert done.exit_code == 0, done.stderr
     assert stage(green_dragonfly.url) == "master"
     assert green_dragonfly.client.get("written") == b"since"

@@ -9,15 +9,16 @@ import pytest
 
 from greenfly.demo.dataset import fill
 from greenfly.demo.servers import TlsPair
-from tests.cli import Greenfly, dig
+from tests.cli import ASSESS_VARIABLE, Greenfly, dig
 from tests.conftest import StartDragonfly, StartServer
 from tests.native import ask, detail, native, stage, window, write_some
 from tests.oracle import compare
-from tests.runs import findings, report
+from tests.runs import findings, migrate, report
 from tests.servers import Store
 
 pytestmark = pytest.mark.dragonfly
 
+ASSESSED = {ASSESS_VARIABLE: "true"}
 YEAR_MS = 365 * 24 * 3600 * 1000
 
 
@@ -237,3 +238,28 @@ def test_the_report_tells_what_was_dropped_and_repaired(
     page = done.at("report", "html")
     assert isinstance(page, str)
     assert "Dropped: GEOSEARCHSTORE" in Path(page).read_text("utf-8")
+
+
+def test_auto_takes_the_native_road_where_nothing_is_against_it_and_says_why(
+    greenfly: Greenfly, blue: Store, green_dragonfly: Store
+) -> None:
+    write_some(blue)
+    done = migrate(greenfly, blue.url, green_dragonfly.url, "--strategy", "auto", env=ASSESSED)
+    assert done.exit_code == 0, done.stderr
+    chosen = detail(done, "assess")
+    assert chosen["strategy"] == "native"
+    assert chosen["why"]
+    assert detail(done, "replicate")["full_syncs"] == 1
+
+
+def test_auto_copies_where_something_is_and_names_it(
+    greenfly: Greenfly, blue: Store, green_dragonfly: Store
+) -> None:
+    write_some(blue)
+    done = migrate(
+        greenfly, blue.url, green_dragonfly.url, "--strategy", "auto", "--exclude", "key:1*", env=ASSESSED
+    )
+    assert done.exit_code == 0, done.stderr
+    chosen = detail(done, "assess")
+    assert chosen["strategy"] == "copy"
+    assert "rules" in str(chosen["why"])
