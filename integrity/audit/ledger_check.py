@@ -9,7 +9,7 @@ from pathlib import Path
 
 from integrity.audit.keeping import read_kept
 from integrity.audit.keys import Trust
-from integrity.audit.seal import NOT_KEPT_KIND
+from integrity.audit.seal import NOT_KEPT_KIND, NOT_SIGNED_KIND
 from integrity.audit.witness import Testimony, Witness
 from integrity.ledger import Ledger, models
 from integrity.ledger.audit import GENESIS, ChainState, verify_chain
@@ -26,7 +26,7 @@ class LedgerExamination:
     run_id: str | None
     run_problems: tuple[str, ...]
     not_kept: int
-    """Checkpoints that could not be written to the file elsewhere."""
+    """Checkpoints that could not be made, or not be written to the file elsewhere, at the end of a run."""
     trusts: bool
     """Whether the checker named a key that it trusts."""
 
@@ -92,7 +92,7 @@ def examine_ledger(
         nonlocal previous, not_kept
         witness.see(event.sequence, event.hash)
         witness.hear(event, previous)
-        not_kept += event.kind == NOT_KEPT_KIND
+        not_kept += event.kind in (NOT_KEPT_KIND, NOT_SIGNED_KIND)
         if run_id is not None and event.run_id == run_id:
             of_run.append(event)
         previous = (event.sequence, event.hash)

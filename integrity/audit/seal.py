@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -20,6 +21,8 @@ from integrity.ledger.naming import operator_name
 
 NOT_KEPT_KIND: Final = "audit.checkpoint-not-kept"
 """A checkpoint is in the ledger, but could not be written to the file elsewhere."""
+NOT_SIGNED_KIND: Final = "audit.not-signed"
+"""A run ended, and what should have signed it could not be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,32 @@ class Seal:
         if last is None or first is None:
             raise ConfigurationError("The ledger holds no event that could be signed.", "Begin a run first.")
         return Checkpoint.make(self.key, first, last.sequence, last.hash)
+
+
+def when_run_ends(
+    settings: AuditSettings, engine: Engine, *, required: bool
+) -> Callable[[Engine], None] | None:
+    """What signs the head when a run has ended; None where nothing is to sign.
+
+    :param required: whether a run may not begin that could not be signed.  Where applications have to get back to a
+        server that works, a key that is out of reach must not be in the way: then it is recorded instead.
+    :raises ConfigurationError: key or file cannot be used, and *required*.
+    """
+    if not settings.signs and settings.checkpoint_file is None:
+        return None
+    try:
+        seal = Seal.of(settings, engine)
+    except ConfigurationError as error:
+        if required:
+            raise
+        why = error.problem
+
+        def tell(engine: Engine) -> None:
+            with writing(engine) as connection:
+                audit.append(connection, None, operator_name(), NOT_SIGNED_KIND, {"why": why})
+
+        return tell
+    return seal.run_ended if seal is not None else None
 
 
 def ledger_id(connection: Connection) -> str | None:

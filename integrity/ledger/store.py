@@ -72,9 +72,11 @@ class Ledger(LedgerReader):
         """Record a new run, owned by this process.
 
         :param parent_id: the run that this one rests on; for a repair, the one that it repairs.
+        :raises ConfigurationError: the key that signs its end cannot be used; a rollback begins all the same.
         """
         now, run_id = datetime.now(UTC), new_run_id()
-        handle = RunHandle(self.engine, run_id, settings.lease_seconds, ended=self._seal())
+        ended = self._seal(required=kind is not RunKind.ROLLBACK)
+        handle = RunHandle(self.engine, run_id, settings.lease_seconds, ended=ended)
         with writing(self.engine) as connection:
             connection.execute(
                 insert(Run).values(
@@ -105,7 +107,7 @@ class Ledger(LedgerReader):
         :raises Refused: it has ended by itself, or another process still renews its lease.
         """
         now = datetime.now(UTC)
-        handle = RunHandle(self.engine, run_id, lease_seconds, ended=self._seal())
+        handle = RunHandle(self.engine, run_id, lease_seconds, ended=self._seal(required=False))
         with writing(self.engine) as connection:
             taken = connection.execute(
                 update(Run)
@@ -140,14 +142,13 @@ class Ledger(LedgerReader):
             raise Refused(f"Run {run_id} has ended ({run.state.value}).", "Start a new one.")
         return handle
 
-    def _seal(self) -> Callable[[Engine], None] | None:
-        """What signs the head when a run has ended; a key that cannot be used is told before the run begins."""
+    def _seal(self, *, required: bool) -> Callable[[Engine], None] | None:
+        """What signs the head when a run has ended; whether a run begins without it is told by *required*."""
         if not self._audit_settings.signs and self._audit_settings.checkpoint_file is None:
             return None
-        from integrity.audit.seal import Seal
+        from integrity.audit.seal import when_run_ends
 
-        seal = Seal.of(self._audit_settings, self.engine)
-        return seal.run_ended if seal is not None else None
+        return when_run_ends(self._audit_settings, self.engine, required=required)
 
     def join(self, run_id: str, owner: str, lease_seconds: float) -> RunHandle:
         """A handle for a worker process of the run's owner, to write checkpoints, findings and measurements with.

@@ -16,7 +16,7 @@ from integrity.audit.checkpoint import EVENT_KIND, Checkpoint
 from integrity.audit.keeping import append_kept, read_kept
 from integrity.audit.keys import SigningKey, Trust, generate_key, load_signing_key
 from integrity.audit.ledger_check import LedgerExamination, examine_ledger
-from integrity.audit.seal import NOT_KEPT_KIND, Seal
+from integrity.audit.seal import NOT_KEPT_KIND, NOT_SIGNED_KIND, Seal
 from integrity.audit.settings import AuditSettings
 from integrity.errors import ConfigurationError
 from integrity.ledger import open_ledger
@@ -110,6 +110,24 @@ def test_what_cannot_sign_is_told_before_a_run_begins(tmp_path: Path, broken: st
 
     assert ledger.runs() == []
     ledger.close()
+
+
+@pytest.mark.parametrize("way", ["a rollback begins", "a run is taken over"])
+def test_a_key_out_of_reach_keeps_nobody_from_getting_back(office: Office, way: str) -> None:
+    broken = office.ledger.start_run(RunKind.CUTOVER, office.settings)
+    broken.finish(RunState.FAILED, verdict=None, reason=None)
+    (office.folder / "key").unlink()
+    run = (
+        office.ledger.start_run(RunKind.ROLLBACK, office.settings)
+        if way == "a rollback begins"
+        else office.ledger.take_over(broken.id, 30)
+    )
+
+    run.finish(RunState.FINISHED, verdict=None, reason=None)
+
+    assert office.ledger.find_run(run.id).state is RunState.FINISHED
+    assert kinds(office)[-1] == NOT_SIGNED_KIND
+    assert check(office).not_kept == 1
 
 
 def test_a_full_disk_elsewhere_changes_no_outcome_and_is_recorded(office: Office) -> None:
