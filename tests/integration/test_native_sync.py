@@ -139,10 +139,13 @@ def test_a_killed_process_leaves_green_attached_and_the_next_one_goes_on(
     process.wait()
     assert stage(green_dragonfly.url) == "online"
     blue.client.set("meanwhile", 1)
+    live.assess = True
     sleep(3.2)  # its lease ends
     process = live.sync("--resume", "--json")
     live.wait_until_clean()
     assert stage(green_dragonfly.url) == "online"
+    planned = live.run("cutover", "--dry-run", "--json")
+    assert planned.code == 0, planned.out + planned.err
     done = stopped(live, process)
     assert (done.code, done.verdict) == (0, "PASS"), done.log
     assert stage(green_dragonfly.url) == "master"
