@@ -20,8 +20,8 @@ _ALWAYS: Final = (
     "Checksums: XXH3 finds accidents, not adversaries. Someone who can choose values can make two different ones with "
     "the same digest.",
     _AUDIT_CHAIN,
-    "Snapshot: it is read with SCAN. If the source was written to meanwhile, it is not a point in time: each batch is "
-    "consistent in itself, two batches can be from different moments.",
+    "Snapshot: one that is read with SCAN is no point in time if the source was written to meanwhile: each batch is "
+    "consistent in itself, two batches can be from different moments. One that came by replication is one moment.",
     "Live sources: a verdict speaks about the moments at which the keys were read. What was written later is not "
     "covered.",
     "Samples: keys are not sampled. Throughput and latency are, about once and ten times a second and by Greenfly "
