@@ -7,39 +7,29 @@ key by key, and every key is read back from the target at the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, LedgerError, Refused
-from integrity.from_rdb.bodies import Bodies
-from integrity.from_rdb.compare import FileComparer
-from integrity.from_rdb.places import Places
+from integrity.from_rdb.load import FileLoad
 from integrity.from_rdb.source_file import SourceFile
-from integrity.kinds.pieces import PieceSize
-from integrity.ledger.models import FindingClass, FindingState, PhaseName
-from integrity.ledger.store import CheckpointState, NewFinding
+from integrity.from_rdb.subject import Subject
+from integrity.from_rdb.verify import verify_file
+from integrity.ledger.models import PhaseName
 from integrity.meter import Meter
 from integrity.migration import Run
-from integrity.phases.leftovers import TEMPORARY_KEYS
 from integrity.progress import Progress
 from integrity.rules import Rules
 from integrity.settings import ConflictPolicy, Settings
 from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.folder import PartialFolder
 from integrity.snapshot.foreign import ForeignIndexer, header_of, publish
-from integrity.snapshot.header import AS_THE_FILE
-from integrity.snapshot.restore import Restorer, Selection, require_databases, require_empty
+from integrity.snapshot.header import AS_THE_FILE, RDB_NAME, ForeignRdb
+from integrity.snapshot.restore import Selection, require_databases, require_empty
 from integrity.snapshot.sealing import read_recipients
-from integrity.snapshot.totals import OddKey, RestoreTotals
-from integrity.transfer.copy import TYPED_REWRITE
-from integrity.transfer.temporary import remove_leftovers
-from integrity.transfer.throttle import Throttle
-from integrity.verify.exceptions import FindingRules
-from integrity.verify.look import BigValues
-from integrity.verify.verdict import Conclusion, Coverage, conclude
+from integrity.verify.verdict import Conclusion
 
 RDB_ARTIFACT: Final = "rdb-file"
 """The kind under which the ledger knows the file, by its SHA-256."""
@@ -62,10 +52,8 @@ class FileJob:
         self._target = Endpoint.from_settings("target", run.settings.target)
         self._file: SourceFile
         self._identity: Identity
-        self._artifact: Artifact
-        self._without: set[int] = set()
-        self._start = 0
-        self._told_temporary = False
+        self._subject: Subject
+        self._selection: Selection
 
     # -- check --------------------------------------------------------------------------------------------------
 
@@ -130,11 +118,10 @@ class FileJob:
         :raises LedgerError: the folder cannot be written.
         """
         run = self._run
-        announced = self._file.size
         with run.phase(PhaseName.SNAPSHOT) as detail:
             meter = Meter(run.handle, PhaseName.SNAPSHOT, self._progress)
             try:
-                artifact = self._artifact = self._index(meter)
+                artifact = self._index(meter)
             except OSError as error:
                 raise LedgerError(
                     f"The snapshot folder {self._directory} cannot be written ({error.strerror or error}).",
@@ -142,7 +129,7 @@ class FileJob:
                 ) from error
             header = artifact.header
             databases = {number: entry.keys for number, entry in header.databases.items()}
-            entry = header.plain_files()["dump.rdb"]
+            entry = header.plain_files()[RDB_NAME]
             if run.resumed is not None:
                 self._require_same(run.resumed.source or {}, entry.xxh3_128)
             self._identify(self._file.to_dict(databases, entry.xxh3_128))
@@ -155,17 +142,18 @@ class FileJob:
                     "directory": str(artifact.directory),
                     "method": "file",
                     "rdb_version": header.rdb_version,
-                    "rdb_bytes": announced,
+                    "rdb_bytes": self._file.size,
                     "uncompared": header.without_digest,
                     "functions": list(foreign.functions) if foreign else [],
                     "module_data": list(foreign.module_data) if foreign else [],
                     "fingerprints": {str(n): e.fingerprint or "" for n, e in header.databases.items()},
                 }
             )
-            require_databases(
-                self._target, self._rules.target_databases([n for n in self._databases() if databases[n]])
+            self._subject = Subject(
+                run, self._progress, self._file, artifact, self._target, self._identity, self._rules
             )
-            self._say_what_stays()
+            require_databases(self._target, self._rules.target_databases(self._subject.databases))
+            self._say_what_stays(header.foreign)
 
     def _index(self, meter: Meter) -> Artifact:
         run, started = self._run, datetime.now(UTC)
@@ -209,265 +197,32 @@ class FileJob:
                 "Name that one, or start a new run without --resume (--conflict replace overwrites).",
             )
 
-    def _databases(self) -> Sequence[int]:
-        """Those of the file that the run is about."""
-        found = sorted(self._artifact.header.databases)
-        wanted = self._settings.databases
-        return found if wanted is None else [number for number in found if number in wanted]
-
-    def _say_what_stays(self) -> None:
-        foreign = self._artifact.header.foreign
+    def _say_what_stays(self, foreign: ForeignRdb | None) -> None:
         if foreign is None:
             return
-        if foreign.functions:
-            names = ", ".join(foreign.functions)
-            self._progress.say(f"The file holds function libraries, which are not loaded: {names}.")
-        if foreign.module_data:
-            names = ", ".join(foreign.module_data)
-            self._progress.say(
-                f"The file holds data of modules beside its keys, which is not loaded: {names}."
-            )
+        for sentence in foreign.left_behind():
+            self._progress.say(sentence)
         if not foreign.checksum:
             self._progress.say("The file has no checksum: only its structure could be proved.")
 
-    # -- load ---------------------------------------------------------------------------------------------------
+    # -- load and verify ----------------------------------------------------------------------------------------
 
     def load(self) -> None:
         """Write every key that the run is about to the target.
 
-        :raises Refused: the target has less memory free than the bodies need.
+        :raises Refused: the target has less memory free than the values need.
         :raises ServerError: the target is lost, full, read-only or refuses; what was acknowledged is checkpointed.
         :raises ArtifactError: the file was changed since it was indexed.
         """
-        run, header = self._run, self._artifact.header
-        self._start = self._begin_at()
-        expected = sum(header.databases[number].keys for number in self._databases())
-        with run.phase(PhaseName.STREAM, expected) as detail:
-            self._require_headroom()
-            self._without = self._colliding()
-            meter = Meter(run.handle, PhaseName.STREAM, self._progress)
-            policy = self._settings.copying.conflict
-            if run.resumed is not None and policy is ConflictPolicy.FAIL:
-                # The target was empty when the run began: what is there now, it wrote itself.
-                policy = ConflictPolicy.REPLACE
-            odd: list[OddKey] = []
-            with Throttle(
-                self._settings.throttle,
-                self._settings.copying.batch_keys,
-                endpoints=[self._target],
-                run=run.handle,
-                progress=self._progress,
-            ) as pace:
-                restorer = Restorer(
-                    self._artifact,
-                    self._target,
-                    self._identity,
-                    conflict=policy,
-                    selection=self._selection(),
-                    batch_keys=self._settings.copying.batch_keys,
-                    big_values=self._settings.big_values,
-                    owner=run.id,
-                    start=self._start,
-                    incomplete=True,
-                    pace=pace,
-                    on_progress=meter.advance,
-                    on_acknowledged=lambda row: self._acknowledged(row, odd, meter),
-                    on_odd=odd.append,
-                    on_temporary=self._tell_temporary,
-                )
-                try:
-                    restorer.restore()
-                finally:
-                    # Also for a load that broke off: the ledger tells what reached the target.
-                    run.handle.tally(PhaseName.STREAM, restorer.totals.tallies)
-                    detail.update(meter.finish() | _figures(restorer.totals, self._start))
-                    detail["throttle"] = pace.summary()
-
-    def _begin_at(self) -> int:
-        """The first row that is not on the target yet; 0 for a new run."""
-        run = self._run
-        if run.resumed is None:
-            return 0
-        for database in self._identity.databases:
-            with self._target.connect("restore", database) as connection:
-                remove_leftovers(connection, [run.id])
-        rows = run.ledger.checkpoints(run.id, PhaseName.STREAM)
-        before = (run.resumed.target or {}).get("run_id")
-        if before != self._identity.run_id:
-            text = f"target {self._target} restarted since: the file is loaded from its beginning."
-            self._progress.say(text)
-            run.handle.event("ranges.restarted", {"reason": text})
-            run.handle.clear_checkpoints(PhaseName.STREAM)
-            return 0
-        return max((row.state.cursor for row in rows), default=0)
-
-    def _require_headroom(self) -> None:
-        """Refuse a target that cannot hold the bodies, and say where it may not hold the values."""
-        identity = self._identity
-        if not identity.max_memory:
-            return
-        free = max(0, identity.max_memory - identity.used_memory)
-        selection = self._selection()
-        needed = 0
-        with self._artifact.open_manifest() as manifest:
-            for number, row in enumerate(manifest):
-                if number >= self._start and selection.wants(number, row):
-                    needed += row.length
-        if needed > free and self._settings.copying.conflict is not ConflictPolicy.REPLACE:
-            raise Refused(
-                f"Target {self._target} has {free:,} bytes free, and the values need {needed:,} bytes even as they lie "
-                "in the file.",
-                "Raise its maxmemory, or leave keys out.",
-            )
-        if self._file.used_memory > free:
-            self._progress.say(
-                f"The server that wrote the file used {self._file.used_memory:,} bytes; target {self._target} has "
-                f"{free:,} free. If it runs full, the run breaks off and goes on with --resume."
-            )
-
-    def _colliding(self) -> set[int]:
-        if not self._rules.merges_over(self._databases()):
-            return set()
-        with Places(self._rules) as places, self._artifact.open_manifest() as manifest:
-            places.note(manifest)
-            return places.shared(manifest)
-
-    def _selection(self) -> Selection:
-        wanted = self._settings.databases
-        return Selection(frozenset(wanted) if wanted is not None else None, self._rules, self._without)
-
-    def _acknowledged(self, row: int, odd: list[OddKey], meter: Meter) -> None:
-        """Record what became of the rows before *row*: findings first, then the checkpoint."""
-        run = self._run
-        if odd:
-            run.handle.add_findings(PhaseName.STREAM, [_finding(each) for each in odd])
-            odd.clear()
-        done = row >= self._artifact.header.keys
-        state = CheckpointState(0, row, 0, meter.keys, meter.size, done=done)
-        run.handle.checkpoint(
-            PhaseName.STREAM, self._artifact.header.plain_files()["dump.rdb"].xxh3_128, state
-        )
-
-    def _tell_temporary(self) -> None:
-        if not self._told_temporary:
-            self._told_temporary = True
-            self._run.handle.event(TEMPORARY_KEYS, {})
-
-    # -- verify -------------------------------------------------------------------------------------------------
+        with self._run.phase(PhaseName.STREAM, self._subject.keys) as detail:
+            self._selection = FileLoad(self._subject).run(detail)
 
     def verify(self) -> Conclusion:
         """Read every key back from the target, compare it with the file, look for others, and conclude.
 
         :raises ServerError: the target is lost or refuses; the verdict is INCONCLUSIVE.
         """
-        run, header, settings = self._run, self._artifact.header, self._settings
-        databases = self._databases()
-        identity = self._target.identify()
-        onto = set(self._rules.target_databases(databases))
-        if settings.databases is None:
-            onto.update(identity.databases)
-        expected = sum(header.databases[number].keys for number in databases)
-        piece = PieceSize(settings.big_values.piece_bytes, settings.big_values.piece_elements)
-        rules = FindingRules(run.ledger, run.id, settings, identity)
-        with (
-            run.phase(PhaseName.VERIFY, expected) as detail,
-            Bodies(self._file.path, header.rdb_version, piece) as bodies,
-            Places(self._rules) as places,
-            self._artifact.open_manifest() as manifest,
-            Throttle(
-                settings.throttle,
-                settings.verify.batch_keys,
-                endpoints=[self._target],
-                run=run.handle,
-                progress=self._progress,
-            ) as pace,
-        ):
-            meter = Meter(run.handle, PhaseName.VERIFY, self._progress)
-            places.note(manifest)
-            places.sort()
-            comparer = FileComparer(
-                self._target,
-                identity,
-                bodies,
-                selection=self._selection(),
-                big=BigValues.of(settings.big_values),
-                tolerance_ms=settings.verify.expiry_tolerance_ms,
-                pace=pace,
-                on_findings=lambda found: run.handle.add_findings(PhaseName.VERIFY, rules.apply(found)),
-                on_progress=meter.advance,
-            )
-            comparer.compare(manifest)
-            comparer.search(places, sorted(onto), databases)
-            totals = comparer.totals
-            counts = run.ledger.finding_counts(run.id)
-            unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)
-            coverage = Coverage(
-                expected,
-                totals.scanned - totals.vanished - unreadable,
-                totals.target_scanned,
-                tuple(databases) if settings.databases is not None else None,
-                totals.excluded,
-            )
-            detail.update(
-                meter.finish()
-                | {
-                    "keys": totals.scanned,
-                    "bytes": meter.size,
-                    "source_keys": expected,
-                    "target_keys": sum(identity.databases.get(number, 0) for number in onto),
-                    "compared": coverage.compared,
-                    "equal": totals.equal_keys,
-                    "vanished": totals.vanished,
-                    "unreadable": unreadable,
-                    "big": totals.big,
-                    "excluded": dict(totals.excluded),
-                    "out_of_scope": totals.out_of_scope,
-                    "target_scanned": totals.target_scanned,
-                    "extra": counts.get((FindingClass.EXTRA, FindingState.OPEN), 0)
-                    + counts.get((FindingClass.EXTRA, FindingState.EXCEPTION), 0),
-                    "rechecks": 0,
-                    "settled": 0,
-                    "expiry_tolerance_ms": settings.verify.expiry_tolerance_ms,
-                    "field_expiries": True,
-                    "max_expiry_drift_ms": totals.max_expiry_drift_ms,
-                    "fingerprints": totals.fingerprints(),
-                    "throttle": pace.summary(),
-                }
-            )
-            run.handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
-            conclusion = conclude(coverage, counts)
-        run.conclude(conclusion)
+        with self._run.phase(PhaseName.VERIFY, self._subject.keys) as detail:
+            conclusion = verify_file(self._subject, self._selection, detail)
+        self._run.conclude(conclusion)
         return conclusion
-
-
-def _finding(odd: OddKey) -> NewFinding:
-    finding_class, rule = {
-        "kept": (FindingClass.SKIPPED, "copy.conflict=skip"),
-        "refused": (FindingClass.REFUSED, None),
-        "not carried": (FindingClass.NOT_CARRIED, TYPED_REWRITE),
-    }[odd.what]
-    return NewFinding(
-        finding_class,
-        odd.database,
-        odd.key,
-        source_kind=odd.kind,
-        detail=odd.detail,
-        state=FindingState.EXCEPTION if rule else FindingState.OPEN,
-        rule=rule,
-    )
-
-
-def _figures(totals: RestoreTotals, start: int) -> dict[str, object]:
-    return {
-        "keys": totals.written,
-        "bytes": totals.size,
-        "written": totals.written,
-        "skipped": totals.skipped,
-        "refused": len(totals.refused),
-        "relabelled": totals.relabelled,
-        "downgraded": totals.downgraded,
-        "rewritten": totals.rewritten,
-        "big": totals.in_pieces,
-        "left_out": totals.left_out,
-        "resumed_at": start,
-    }

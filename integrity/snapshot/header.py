@@ -74,6 +74,15 @@ class ForeignRdb(_Part):
     module_data: tuple[str, ...] = ()
     """Modules that left data of their own beside the keys; it is not restored."""
 
+    def left_behind(self) -> list[str]:
+        """Sentences about what is in the file and is not restored."""
+        told = []
+        if self.functions:
+            told.append(f"Function libraries in the file are not written: {', '.join(self.functions)}.")
+        if self.module_data:
+            told.append(f"Data that modules keep beside keys is not written: {', '.join(self.module_data)}.")
+        return told
+
 
 class Header(_Part):
     """All that a header tells."""

@@ -80,6 +80,8 @@ def restore_snapshot(
     inspection = inspect_snapshot(directory, keys, recorded=recorded, on_progress=progress.advance)
     progress.phase_ended()
     require_whole(inspection, directory)
+    for sentence in header.foreign.left_behind() if header.foreign is not None else ():
+        progress.say(sentence)
 
     facts = {"snapshot": directory.resolve().name, "directory": str(directory), "target": str(target)}
     if ledger is not None:

@@ -14,6 +14,7 @@ import pytest
 from greenfly.demo.dataset import fill
 from integrity.errors import StopSignal
 from integrity.from_rdb.job import FileJob
+from integrity.from_rdb.load import FileLoad
 from tests.cli import CompletedRun, Greenfly, dig
 from tests.conftest import StartServer
 from tests.faults.sync_move import StartRestartable, restartable
@@ -427,13 +428,13 @@ def test_a_load_that_was_killed_goes_on(
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Makes loads stop, by a signal, when two batches are acknowledged; calling it lets them through again."""
 
-    def stop_soon(job: FileJob, row: int, *others: object) -> None:
+    def stop_soon(job: FileLoad, row: int, *others: object) -> None:
         acknowledged(job, row, *others)  # type: ignore[arg-type]
         if row >= 200:
             raise StopSignal(signal.SIGTERM)
 
-    acknowledged = FileJob._acknowledged
-    monkeypatch.setattr(FileJob, "_acknowledged", stop_soon)
+    acknowledged = FileLoad._acknowledged
+    monkeypatch.setattr(FileLoad, "_acknowledged", stop_soon)
     return monkeypatch.undo
 
 
