@@ -1,11 +1,15 @@
 """Snapshots of values of hundreds of megabytes: is memory bounded, and is the source left alone?
 
     python -m benchmarks.snapshots [--scale 1.0] [--encrypt]
+    python -m benchmarks.snapshots --methods 300000
 
 The values of :mod:`benchmarks.big_values` but the stream (which is read by DUMP, and whole), taken, verified and
 restored into a second Redis and, where one is on PATH, into a real Dragonfly.  Each step is a process of its own.
 Printed are its time and peak memory, the source's slowest commands (its own SLOWLOG) and how long a PING waited there;
 then whether redis-check-rdb passes the file and how long a new Redis takes to load it.
+
+``--methods`` compares the two ways to take one, by SCAN and by replication, of that many keys of the mixed set: how
+long a PING waits at the source meanwhile, and how busy its main thread is.
 """
 
 from __future__ import annotations
@@ -19,13 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import redis
 
 from benchmarks.big_values import Waits, load
+from benchmarks.mixed_set import fill
 from greenfly.demo.servers import (
     RunningServer,
     find_dragonfly,
@@ -36,6 +42,7 @@ from greenfly.demo.servers import (
 from integrity.endpoint import Endpoint
 from integrity.progress import Silent
 from integrity.settings import load_settings
+from integrity.snapshot.by_replication import ReplicationTaker
 from integrity.snapshot.check import inspect_snapshot
 from integrity.snapshot.create import SnapshotTaker
 from integrity.snapshot.restored import restore_snapshot
@@ -50,13 +57,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Snapshots of values of hundreds of megabytes.")
     parser.add_argument("--scale", type=float, default=1.0, help="fraction of the sizes")
     parser.add_argument("--encrypt", action="store_true", help="encrypted snapshots")
-    parser.add_argument("--step", choices=["take", "verify", "restore"], help=argparse.SUPPRESS)
+    parser.add_argument("--methods", type=int, metavar="KEYS", help="scan and replication side by side")
+    parser.add_argument("--step", choices=["take", "receive", "verify", "restore"], help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--recipient", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
         _step(arguments.step, arguments.url, arguments.folder, arguments.recipient)
+    elif arguments.methods:
+        _compare_methods(arguments.methods)
     else:
         _measure(arguments.scale, encrypt=arguments.encrypt)
 
@@ -101,6 +111,42 @@ def _measure(scale: float, *, encrypt: bool) -> None:
             _load_file(program, folder, blue)
 
 
+def _compare_methods(keys: int) -> None:
+    program = find_redis_server()
+    if program is None:
+        sys.exit("redis-server is not on PATH.")
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        blue = stack.enter_context(start_redis(program, "--repl-diskless-sync-delay", "0", name="blue"))
+        print(f"{blue.title}; {keys:,} keys of the mixed set; repl-diskless-sync-delay 0")
+        fill(blue.url, keys)
+        client = stack.enter_context(redis.Redis.from_url(blue.url))
+        _watched("nothing", blue.url, client, lambda: time.sleep(5))
+        for step in ("take", "receive"):
+            _watched(
+                "scan" if step == "take" else "replication",
+                blue.url,
+                client,
+                partial(_run, step, blue.url, work / step, "", os.environ),
+            )
+
+
+def _watched(name: str, url: str, client: redis.Redis, work: Callable[[], None]) -> None:
+    """Run *work*, and print what it was like for the source."""
+    waits, before, started = Waits(url), _main_thread_seconds(client), time.monotonic()
+    waits.start()
+    work()
+    waits.stop()
+    seconds = time.monotonic() - started
+    busy = _main_thread_seconds(client) - before
+    print(f"  {name:<12} PING {waits.shown()}   main thread busy {busy:.1f} of {seconds:.1f} s")
+
+
+def _main_thread_seconds(client: redis.Redis) -> float:
+    cpu = client.info("cpu")
+    return float(cpu["used_cpu_user_main_thread"]) + float(cpu["used_cpu_sys_main_thread"])
+
+
 def _run(step: str, url: str, folder: Path, recipient: str, environment: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", "benchmarks.snapshots", "--step", step]
     command += ["--url", url, "--folder", str(folder), "--recipient", recipient]
@@ -111,7 +157,7 @@ def _run(step: str, url: str, folder: Path, recipient: str, environment: Mapping
 
 
 def _step(step: str, url: str, folder: Path, recipient: str) -> None:
-    role = "source" if step == "take" else "target"
+    role = "source" if step in {"take", "receive"} else "target"
     overrides = {role: {"url": url}} if url else {}
     settings = load_settings(overrides).settings
     started = time.monotonic()
@@ -128,6 +174,12 @@ def _step(step: str, url: str, folder: Path, recipient: str) -> None:
             on_progress=lambda keys, size: None,
         ).take([0])
         facts = {"keys": taken.totals.keys, "in pieces": taken.totals.in_pieces}
+    elif step == "receive":
+        source = Endpoint.from_settings("source", settings.source)
+        taker = ReplicationTaker(source, source.identify(), folder, on_progress=lambda keys, size: None)
+        facts = {"keys": taker.take().totals.keys}
+        if taker.received is not None:
+            facts |= {"received in": f"{taker.received.seconds:.1f} s"}
     elif step == "verify":
         found = inspect_snapshot(folder, load_keys(settings.snapshot))
         facts = {"keys": found.keys, "problems": len(found.problems)}
