@@ -49,6 +49,11 @@ def repairable_run(ledger: Ledger, wanted: str, settings: Settings) -> Run:
             f"Run {run.id} neither copied nor compared anything, so there is nothing to repair.",
             "Name a migrate or a verify run; `greenfly runs list` shows all.",
         )
+    if (run.source or {}).get("role") == "file":
+        raise Refused(
+            f"Run {run.id} loaded a file, and there is no source server to repair from.",
+            "Load the file once more, with --conflict replace.",
+        )
     _require_same_servers(run, settings)
     for other in ledger.child_runs(run.id):
         if other.kind is RunKind.REPAIR and other.state is RunState.RUNNING and other.lease_until > now:
