@@ -107,10 +107,7 @@ class BigEntry:
             return
         feed, body = self._begin(tap)
         try:
-            walk = walk_for(self.rdb_type, self.rdb_version)
-            if walk is None:
-                raise UnsupportedBody(f"RDB type {self.rdb_type} is not known")
-            walk(body)
+            walk_for(self.rdb_type, self.rdb_version)(body)
         except MalformedBody as error:
             raise self._damage(error, feed, body) from error
         self._end(feed, body)

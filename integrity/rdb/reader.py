@@ -30,7 +30,6 @@ _MAGIC: Final = re.compile(rb"REDIS(\d{4})|VALKEY(\d{3})")
 _MAGIC_BYTES: Final = 9
 _CRC_BYTES: Final = 8
 _BLOCK_BYTES: Final = 4096
-_LAST_TYPE: Final = 127
 _NO_EXPIRY: Final = -1
 _MC_FLAGS: Final = 2
 _milliseconds: Final = Struct("<q").unpack_from
@@ -97,7 +96,8 @@ class RdbReader:
             start, body_at = at, size + 1
             try:
                 opcode = buffer[at]
-                if opcode <= _LAST_TYPE:
+                if opcode <= types.LAST_TYPE:
+                    walk = None if opcode in ONE_STRING else walk_for(opcode, version)
                     first = buffer[at + 1]
                     if first < 0x40:
                         body_at = at + 2 + first
@@ -106,12 +106,9 @@ class RdbReader:
                         body = Body((), buffer, at + 1)
                         key, body_at = body.string(), body.at
                     at = body_at
-                    if opcode in ONE_STRING:
+                    if walk is None:
                         at = string_end(buffer, at)
                     else:
-                        walk = walk_for(opcode, version)
-                        if walk is None:
-                            raise UnsupportedBody(f"RDB type {opcode} is not known", start)
                         body = Body((), buffer, at)
                         walk(body)
                         at = body.at
@@ -211,7 +208,7 @@ class RdbReader:
 
     def _note(self, opcode: int, body: Body, database: int, offset: int) -> None:
         """Take in what stands before a key or between keys."""
-        if opcode == types.IDLE:
+        if opcode in (types.IDLE, types.ENTERPRISE_LRU, types.ENTERPRISE_SLOT):
             body.length()
         elif opcode == types.FREQUENCY:
             body.take(1)
@@ -241,7 +238,7 @@ class RdbReader:
         elif opcode == types.FUNCTION_OLD:
             raise UnsupportedBody("a function library in a form of before Redis 7.0 (opcode 246)")
         else:
-            raise UnsupportedBody(f"opcode {opcode} is not known")
+            raise UnsupportedBody(f"RDB opcode {opcode} is not known")
 
     def _refusal(self, error: MalformedBody, base: int, start: int) -> RdbError:
         offset = base + (start if error.at is None else error.at)

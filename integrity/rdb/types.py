@@ -1,6 +1,6 @@
 """Numbers of the RDB format: what one byte before a key says.
 
-Sources: Redis ``rdb.h``, Valkey ``rdb.h``, Dragonfly ``rdb_extensions.h``.
+Sources: Redis ``rdb.h``, Valkey ``rdb.h``, Dragonfly ``rdb_extensions.h``; for Redis Enterprise librdb's ``defines.h``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,12 @@ PAIRS: Final = frozenset(
 )
 """Types whose elements are two strings: hashes and sorted sets."""
 
+LAST_TYPE: Final = 63
+"""What is larger is no type of a value."""
+
 # What may stand before a key instead of a type.
+ENTERPRISE_LRU: Final = 107
+ENTERPRISE_SLOT: Final = 121
 DRAGONFLY_MASK: Final = 220
 SLOT_INFO: Final = 244
 FUNCTION: Final = 245

@@ -197,10 +197,14 @@ _HASH_2_VALKEY: Final = partial(_before_bytes, 2, _TIME_BYTES)
 _HASH_2_REDIS: Final = partial(_expiring, False)
 
 
-def walk_for(rdb_type: int, rdb_version: int) -> Walk | None:
-    """How to pass over a value of this type in a file of this version; None where the type is not known."""
+def walk_for(rdb_type: int, rdb_version: int) -> Walk:
+    """How to pass over a value of this type in a file of this version.
+
+    :raises UnsupportedBody: the type is not known.
+    """
     if rdb_type == types.HASH_2:
         return _HASH_2_VALKEY if rdb_version >= types.FIRST_VALKEY_VERSION else _HASH_2_REDIS
-    if rdb_type in types.OF_DRAGONFLY and rdb_version > types.NEWEST_DRAGONFLY_VERSION:
-        return None
-    return _WALKS.get(rdb_type)
+    walk = _WALKS.get(rdb_type)
+    if walk is None or (rdb_type in types.OF_DRAGONFLY and rdb_version > types.NEWEST_DRAGONFLY_VERSION):
+        raise UnsupportedBody(f"RDB type {rdb_type} is not known")
+    return walk
