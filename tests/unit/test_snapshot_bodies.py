@@ -16,7 +16,6 @@ from integrity.rdb import pieces as rdb_pieces
 from integrity.rdb.body import Body
 from integrity.rdb.errors import MalformedBody
 from integrity.rdb.lzf import decompress
-from integrity.rdb.pieces import comes_in_pieces
 from integrity.replies import Reply
 from integrity.snapshot import spool as spool_module
 from integrity.snapshot.encode import Form, expiring_form, form_for
@@ -107,9 +106,10 @@ def test_expiries_of_fields_survive(engine: str) -> None:
 
 
 def test_the_number_that_redis_and_valkey_use_for_different_hashes_is_told_apart_by_the_version() -> None:
-    assert comes_in_pieces(22, 80)
-    assert not comes_in_pieces(22, 12)
-    assert not comes_in_pieces(21, 12)
+    valkey, candidate = b"\x01\x01f\x01v" + b"\xff" * 8, b"\x01\x00\x01f\x01v"
+    for body, version in ((valkey, 80), (candidate, 12)):
+        (piece,) = rdb_pieces.pieces_of(22, Body([body]), PieceSize(100, 10), version)
+        assert (piece.content, piece.expiries) == ([b"f", b"v"], (-1,))
 
 
 def test_what_only_dump_tells_is_not_read_in_pieces() -> None:
