@@ -10,6 +10,7 @@ child writes into the socket, and the same forty bytes end it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +29,13 @@ from integrity.errors import (
     ServerUnreachable,
 )
 from integrity.replication.socket_reader import SocketClosed, SocketReader, SocketSilent
-from integrity.replies import ErrorReply
+from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, pack
 
 BY_SCAN: Final = "Take the snapshot by SCAN (snapshot.method = scan), which needs no replication."
 _MARK_BYTES: Final = 40
 _FULLRESYNC_PARTS: Final = 3
+_VALKEY_VERSION: Final = re.compile(rb"^valkey_version:([0-9.]+)", re.MULTILINE)
 _LEAST_SILENCE_SECONDS: Final = 30.0
 """A master that waits for its child says so once a second, unless its fork takes longer."""
 
@@ -182,13 +184,16 @@ class RdbReceiver:
 
     def _announce(self, connection: Connection) -> None:
         """Say what this replica can do.  Servers pass over what they do not know; one that forbids it says so."""
-        replies = connection.exchange(
-            [
-                pack(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"),
-                # Redis 7 keeps no commands in store for such a replica, so that it cannot fall behind.
-                pack(b"REPLCONF", b"rdb-only", b"1"),
-            ]
-        )
+        said = [
+            pack(b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"),
+            # Redis 7 keeps no commands in store for such a replica, so that it cannot fall behind.
+            pack(b"REPLCONF", b"rdb-only", b"1"),
+        ]
+        version = _valkey_version(connection.exchange([pack(b"INFO", b"server")])[0])
+        if version is not None:
+            # To a replica of unknown age Valkey sends an old form, which has no room for all that it holds.
+            said.append(pack(b"REPLCONF", b"version", version))
+        replies = connection.exchange(said)
         if isinstance(replies[0], ErrorReply) and "NOPERM" in str(replies[0]):
             raise self._forbidden(str(replies[0]))
 
@@ -309,6 +314,12 @@ def until_mark(some: Callable[[], bytes], mark: bytes) -> Iterator[bytes]:
 def _unknown(line: bytes) -> bool:
     lower = line.lower()
     return line.startswith(b"-") and (b"unknown command" in lower or b"not supported" in lower)
+
+
+def _valkey_version(reply: Reply) -> bytes | None:
+    """Of a Valkey, where the server tells."""
+    match = _VALKEY_VERSION.search(reply) if isinstance(reply, bytes) else None
+    return match.group(1) if match else None
 
 
 def _table(reply: object) -> dict[bytes, bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from integrity.errors import ArtifactError
 
@@ -108,6 +108,12 @@ class Header(_Part):
     foreign: ForeignRdb | None = None
     """None where Greenfly wrote the RDB file itself."""
     header_xxh3_128: _Xxh3 | None = None
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _plain(cls, value: object) -> object:
+        """As it comes back out of the file: tuples are lists there."""
+        return json.loads(json.dumps(value)) if isinstance(value, dict) else value
 
     @property
     def encrypted(self) -> bool:

@@ -112,6 +112,8 @@ def _obstacle(
     """Why a stream of everything is not what this run wants; None where nothing is in the way."""
     if identity.engine == "dragonfly":
         return f"Source {source} does not replicate to others than its own kind (Dragonfly)."
+    if identity.mode == "cluster":
+        return f"The keys of source {source} lie on several servers, and each sends its own alone (Redis Cluster)."
     others = sorted(set(identity.databases) - set(databases))
     if others:
         return (

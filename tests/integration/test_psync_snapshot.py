@@ -18,19 +18,26 @@ from greenfly.demo.dataset import fill
 from integrity.endpoint import Endpoint
 from integrity.errors import ServerUnreachable
 from integrity.settings import EndpointSettings
+from integrity.snapshot.artifact import Artifact
 from integrity.snapshot.by_replication import ReplicationTaker
 from integrity.snapshot.check import inspect_snapshot
+from integrity.snapshot.diff import compare_snapshots
 from integrity.snapshot.header import read_header
 from integrity.snapshot.manifest import ManifestRow, read_manifest
 from integrity.snapshot.sealing import NO_KEYS
 from integrity.snapshot.writer import Snapshot
 from tests.cli import CompletedRun, Greenfly
 from tests.conftest import StartServer
+from tests.fencing import programs
 from tests.inprocess import run_here
+from tests.matrix.cases import CASES
+from tests.matrix.loader import load_cases
+from tests.matrix.servers import Program, Server
 from tests.oracle import compare
 from tests.proxy import Proxy
 from tests.servers import Store
 from tests.snapshots import changed_row, flip, new_key, rewrite
+from tests.snapshots import take_here as scan_here
 
 NOW = ("--repl-diskless-sync-delay", "0")
 
@@ -176,6 +183,31 @@ def test_both_methods_find_the_same_digests(source: Store, greenfly: Greenfly) -
     run = run_here(greenfly, "snapshot", "diff", str(scanned), str(received), "--json")
 
     assert (run.exit_code, run.at("keys_before"), run.at("keys_after")) == (0, 3_000, 3_000), run.stdout
+
+
+@pytest.mark.parametrize(
+    "program", [pytest.param(p, id=p.title) for p in programs() if p.engine != "dragonfly"]
+)
+def test_every_kind_of_value_is_received_as_it_is_scanned(program: Program, tmp_path: Path) -> None:
+    with program.start() as running:
+        server = Server.of(program, running)
+        load_cases(server, CASES)
+        store = Store(server.url, program.engine, program.title)
+        with store:
+            store.client.config_set("repl-diskless-sync-delay", 0)
+            received = take_here(store, tmp_path / "received")
+            scanned = scan_here(store, tmp_path / "scanned", databases=(0,))
+
+    found = compare_snapshots(
+        Artifact.open(scanned.directory, NO_KEYS),
+        Artifact.open(received.directory, NO_KEYS),
+        separator=b":",
+        list_keys=10,
+        tolerance_ms=1000,
+    )
+
+    assert (found.listed, found.same, found.uncompared) == ([], True, 0)
+    assert inspect_snapshot(received.directory, NO_KEYS).whole
 
 
 def test_what_is_no_key_is_recorded(source: Store, tmp_path: Path) -> None:
