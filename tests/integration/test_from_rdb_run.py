@@ -18,7 +18,7 @@ from integrity.from_rdb.load import FileLoad
 from tests.cli import CompletedRun, Greenfly, dig
 from tests.conftest import StartServer
 from tests.faults.sync_move import StartRestartable, restartable
-from tests.inprocess import run_here
+from tests.inprocess import between, run_here
 from tests.oracle import compare
 from tests.rdb_files import save
 from tests.servers import Store
@@ -479,3 +479,14 @@ def test_a_target_that_lost_everything_is_loaded_from_the_beginning(
     assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stdout
     assert phase(run, "stream")["resumed_at"] == 0
     assert compare(blue.url, target.url) == []
+
+
+def test_a_run_that_loaded_a_file_cannot_be_repaired_from_it(
+    small: Path, blue: Store, green_redis: Store, greenfly: Greenfly
+) -> None:
+    green_redis.client.set("only here", "v")
+    run = load(greenfly, small, green_redis, "--conflict", "replace")
+
+    repair = run_here(greenfly, "repair", str(run.at("run")), *between(blue.url, green_redis.url), "--json")
+
+    assert (repair.exit_code, repair.at("error", "kind")) == (4, "Refused"), repair.stdout
