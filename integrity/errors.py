@@ -6,7 +6,9 @@
     ├── ConfigurationError           settings, URLs, flags                                (exit 2)
     ├── Refused                      a gate or precondition said no                       (exit 4)
     ├── LedgerError                  the state folder or the ledger cannot be used        (exit 5)
-    │   └── RunTakenOver             another process owns the run by now
+    │   ├── RunTakenOver             another process owns the run by now
+    │   ├── LedgerUnreachable        the ledger's database is away, or was lost
+    │   └── LedgerCollision          it gave a transaction up for another one's sake, again and again
     ├── ArtifactError                a snapshot file is missing, damaged or unknown       (exit 6)
     ├── Undone                       a cutover or rollback did not go through             (exit 8)
     ├── Unfinished                   neither ended nor undone; it has to be taken over    (exit 9)
@@ -81,6 +83,21 @@ class RunTakenOver(LedgerError):
             f"This process no longer owns run {run_id}.",
             "Another process took it over; leave it to that one.",
         )
+
+
+class LedgerUnreachable(LedgerError):
+    """The ledger's database is away, or was lost in the middle of a transaction; what that one wrote is not there.
+
+    :param lasting: whether it has been away for as long as this process puts up with.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", *, lasting: bool = True) -> None:
+        super().__init__(problem, remedy)
+        self.lasting = lasting
+
+
+class LedgerCollision(LedgerError):
+    """The database gave a transaction up for another one's sake: a deadlock, or two that cannot be put in an order."""
 
 
 class Undone(GreenflyError):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine, insert, select
 
 from integrity.ledger import audit
-from integrity.ledger.database import reading, writing
+from integrity.ledger.database import reading, repeated, writing
 from integrity.ledger.live_models import Approval
 from integrity.ledger.vocabulary import Decision
 
@@ -25,6 +25,7 @@ class ApprovalRecord:
     comment: str
 
 
+@repeated
 def record_decision(
     engine: Engine, run_id: str, gate: str, decision: Decision, by: str, comment: str = ""
 ) -> None:
@@ -44,6 +45,7 @@ def record_decision(
         )
 
 
+@repeated
 def read_decisions(engine: Engine, run_id: str, gate: str | None = None) -> list[ApprovalRecord]:
     """Oldest first."""
     query = select(Approval.gate, Approval.decision, Approval.by, Approval.at, Approval.comment).where(

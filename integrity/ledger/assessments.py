@@ -13,7 +13,7 @@ from sqlalchemy import Engine, delete, insert, select
 from integrity.address import mask_url
 from integrity.assess.model import Result
 from integrity.ledger.assess_models import Assessment, AssessmentResult
-from integrity.ledger.database import reading, writing
+from integrity.ledger.database import reading, repeated, writing
 from integrity.strategy import Strategy
 
 
@@ -44,6 +44,7 @@ class RecordedResult:
         return self.result.blocks and not self.waivers
 
 
+@repeated
 def record_assessment(engine: Engine, record: AssessmentRecord, results: Sequence[RecordedResult]) -> None:
     """Record an assessment in place of what the same run recorded before."""
     rows = []
@@ -99,6 +100,7 @@ def newest_assessments(engine: Engine, source: str, target: str, limit: int = 20
     return _read(engine, query)
 
 
+@repeated
 def read_results(engine: Engine, run_id: str) -> list[RecordedResult]:
     """What the checks of this run came to, in the order in which they were made."""
     columns = AssessmentResult
@@ -135,6 +137,7 @@ _COLUMNS = (
 )
 
 
+@repeated
 def _read(engine: Engine, query: object) -> list[AssessmentRecord]:
     with reading(engine) as connection:
         return [

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, update
 
 from integrity.errors import LedgerError
-from integrity.ledger.database import guarded, single_statements, writing
+from integrity.ledger.database import Statements, repeated, writing
 from integrity.ledger.models import Checkpoint, PhaseName
 from integrity.ledger.values import CheckpointState
 
@@ -32,20 +32,12 @@ class CheckpointWriter:
         self._engine = engine
         self._run_id = run_id
         self._rows: dict[tuple[PhaseName, int, int], int] = {}
-        self._connection: Connection | None = None
+        self.statements = Statements(engine)
+        """For whatever else is asked after every batch."""
 
     def close(self) -> None:
         """Give the connection back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    @property
-    def connection(self) -> Connection:
-        """A connection on which each statement is a transaction of its own."""
-        if self._connection is None:
-            self._connection = single_statements(self._engine)
-        return self._connection
+        self.statements.close()
 
     def move(self, phase: PhaseName, source_run_id: str, state: CheckpointState) -> None:
         """Move a range forward, in one short transaction."""
@@ -60,18 +52,22 @@ class CheckpointWriter:
         }
         place = (phase, state.database, state.range_index)
         row = self._rows.get(place)
-        if row is not None:
-            with guarded(self._engine):
-                self.connection.execute(_MOVE, values | {"row": row})
-            return
-        with writing(self._engine) as connection:
-            row = self._find(connection, place)
-            if row is not None:
-                connection.execute(_MOVE, values | {"row": row})
-            else:
-                row = self._insert(connection, phase, state, values)
-        self._rows[place] = row
+        if row is None:
+            self._rows[place] = self._first(phase, state, values)
+        else:
+            self.statements.execute(_MOVE, values | {"row": row})
 
+    @repeated
+    def _first(self, phase: PhaseName, state: CheckpointState, values: dict[str, object]) -> int:
+        """Move a range that this process has not moved yet; the number of its row."""
+        with writing(self._engine) as connection:
+            row = self._find(connection, (phase, state.database, state.range_index))
+            if row is None:
+                return self._insert(connection, phase, state, values)
+            connection.execute(_MOVE, values | {"row": row})
+            return row
+
+    @repeated
     def clear(self, phase: PhaseName) -> None:
         """Forget the ranges of a phase, which begins again with others."""
         with writing(self._engine) as connection:

@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from integrity.ledger.database import Statements
 from integrity.ledger.models import Control
 from integrity.ledger.values import ControlState
 
@@ -16,7 +17,7 @@ _READ: Final = select(
 ).where(Control.run_id == bindparam("run"))
 
 
-def read_control(connection: Connection, run_id: str) -> ControlState:
+def read_control(connection: Connection | Statements, run_id: str) -> ControlState:
     """What is asked of the run; the defaults where nobody has asked for anything."""
     row = connection.execute(_READ, {"run": run_id}).one_or_none()
     return ControlState(*row) if row is not None else ControlState()

@@ -1,24 +1,56 @@
-"""Opening the ledger's database: engine, pragmas, schema version."""
+"""Opening the ledger's database: address, engine, pragmas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from integrity.address import mask_url
 from integrity.errors import LedgerError
+from integrity.ledger import postgres
+from integrity.ledger.endurance import endurance_of
+from integrity.ledger.stored import json_text
+from integrity.ledger.transactions import (
+    READ_ONLY,
+    SINGLE_STATEMENTS,
+    Statements,
+    adding,
+    guarded,
+    reading,
+    repeated,
+    shown,
+    writing,
+)
 from integrity.settings import Settings
+
+__all__ = [
+    "SCHEMA_HEAD",
+    "Statements",
+    "adding",
+    "connect",
+    "guarded",
+    "ledger_url",
+    "open_engine",
+    "prepare_state_dir",
+    "reading",
+    "repeated",
+    "shown",
+    "writing",
+]
 
 SCHEMA_HEAD: Final = "0004"
 """The newest Alembic revision; a test keeps it equal to the migration folder's."""
 
-_READ_ONLY: Final = "greenfly_read_only"
-_SINGLE_STATEMENTS: Final = "greenfly_single_statements"
+_DRIVERS: Final = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
 
 
 def ledger_url(settings: Settings) -> str:
@@ -46,12 +78,51 @@ def prepare_state_dir(path: Path) -> None:
 
 
 def open_engine(settings: Settings) -> Engine:
-    """Open the ledger's database and bring its schema up to date.
+    """Open the ledger's database; make its schema where there is none, and on SQLite bring it up to date.
 
-    :raises LedgerError: folder not writable, database not reachable, or a schema newer than this version knows.
+    :raises LedgerError: folder not writable, database not reachable, a schema newer than this version knows, or one
+        that has to be upgraded first.
+    """
+    from integrity.ledger.schema import prepare
+
+    engine = connect(settings)
+    try:
+        prepare(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    endurance_of(engine).seconds = settings.reconnect_seconds
+    return engine
+
+
+def connect(settings: Settings) -> Engine:
+    """Open the ledger's database, whatever schema it has.
+
+    :raises LedgerError: folder not writable, database not reachable, or not fit for a ledger.
     """
     prepare_state_dir(settings.state_dir)
-    url = ledger_url(settings)
+    parsed = _parsed(ledger_url(settings))
+    address = mask_url(parsed.render_as_string())
+    try:
+        engine = create_engine(parsed, json_serializer=json_text, **_arguments(parsed))
+    except (ImportError, SQLAlchemyError) as error:
+        raise LedgerError(
+            f"The ledger {address} cannot be opened ({type(error).__name__}).",
+            "For PostgreSQL install greenfly[postgres].",
+        ) from error
+    if not postgres.is_postgres(engine):
+        _prepare_sqlite(engine)
+        return engine
+    try:
+        with reading(engine) as connection:
+            postgres.require_usable(connection, address, settings.lease_seconds)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -59,20 +130,19 @@ def open_engine(settings: Settings) -> Engine:
             "ledger_url is not an SQLAlchemy URL.",
             "Write sqlite:////path/to/ledger.sqlite3 or postgresql://user:password@host/database.",
         ) from None
-    try:
-        engine = create_engine(
-            parsed, connect_args={"timeout": 30} if parsed.get_backend_name() == "sqlite" else {}
-        )
-    except (ImportError, SQLAlchemyError) as error:
+    driver = _DRIVERS.get(parsed.drivername)
+    if driver is None:
         raise LedgerError(
-            f"The ledger {mask_url(url)} cannot be opened ({type(error).__name__}).",
-            "For PostgreSQL install greenfly[postgres].",
-        ) from error
-    if parsed.get_backend_name() == "sqlite":
-        _prepare_sqlite(engine)
-    with guarded(engine):
-        _upgrade(engine)
-    return engine
+            f"The ledger cannot be kept in {parsed.drivername}.",
+            "Use SQLite (sqlite:////path) or PostgreSQL (postgresql://user:password@host/database).",
+        )
+    return parsed.set(drivername=driver)
+
+
+def _arguments(url: URL) -> dict[str, object]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": 30}}
+    return {"connect_args": postgres.connect_arguments(url), "isolation_level": "READ COMMITTED"}
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -88,61 +158,5 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
         options = connection.get_execution_options()
-        if not options.get(_SINGLE_STATEMENTS, False):
-            connection.exec_driver_sql("BEGIN" if options.get(_READ_ONLY, False) else "BEGIN IMMEDIATE")
-
-
-def _upgrade(engine: Engine) -> None:
-    with reading(engine) as connection:
-        known = inspect(connection).has_table("alembic_version")
-        version = (
-            connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if known else None
-        )
-    if version == SCHEMA_HEAD:
-        return
-    if version is not None and version > SCHEMA_HEAD:
-        raise LedgerError(
-            f"The ledger's schema is {version}, newer than {SCHEMA_HEAD}, which this version knows.",
-            "Use the version of Greenfly that wrote it, or a newer one.",
-        )
-    from integrity.ledger.migrate import upgrade
-
-    upgrade(engine)
-
-
-@contextmanager
-def guarded(engine: Engine) -> Iterator[None]:
-    """Turn the database library's errors into :class:`LedgerError`."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise LedgerError(
-            f"The ledger {engine.url.render_as_string(hide_password=True)} failed "
-            f"({mask_url(str(cause).splitlines()[0])}).",
-            "Check free disk space, rights, and that the database is reachable.",
-        ) from error
-
-
-@contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
-    """A read transaction."""
-    with guarded(engine), engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
-        yield connection
-
-
-@contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A write transaction, committed at the end; on SQLite it excludes other writers from its start."""
-    with guarded(engine), engine.begin() as connection:
-        yield connection
-
-
-def single_statements(engine: Engine) -> Connection:
-    """A connection on which each statement is a transaction of its own; the caller closes it.
-
-    For the one statement that runs after every batch: opening a connection and a transaction for it costs four times
-    what the statement does.  Nothing is held between two statements.
-    """
-    with guarded(engine):
-        return engine.connect().execution_options(isolation_level="AUTOCOMMIT", **{_SINGLE_STATEMENTS: True})
+        if not options.get(SINGLE_STATEMENTS, False):
+            connection.exec_driver_sql("BEGIN" if options.get(READ_ONLY, False) else "BEGIN IMMEDIATE")

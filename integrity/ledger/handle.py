@@ -13,7 +13,8 @@ from integrity.errors import RunTakenOver
 from integrity.ledger import audit
 from integrity.ledger.checkpoints import CheckpointWriter
 from integrity.ledger.control import read_control
-from integrity.ledger.database import guarded, writing
+from integrity.ledger.database import adding, repeated, writing
+from integrity.ledger.endurance import endurance_of
 from integrity.ledger.findings import write_findings, write_repairs, write_state
 from integrity.ledger.models import (
     FindingState,
@@ -53,16 +54,19 @@ class RunHandle:
         self._lease_seconds = lease_seconds
         self._lease_renewed = monotonic()
         self._checkpoints = CheckpointWriter(engine, run_id)
+        endurance_of(engine).hold(self.owner, lease_seconds)
 
     def close(self) -> None:
         """Give the connection back that checkpoints are moved over; it is opened again where needed."""
         self._checkpoints.close()
 
+    @repeated
     def event(self, kind: str, payload: Mapping[str, object]) -> None:
         """Append an audit event."""
         with writing(self.engine) as connection:
             audit.append(connection, self.id, operator_name(), kind, payload)
 
+    @repeated
     def identify(
         self,
         *,
@@ -91,6 +95,7 @@ class RunHandle:
                 {"source": dict(source or {}), "target": dict(target or {})},
             )
 
+    @repeated
     def phase_started(self, name: PhaseName, keys_expected: int = 0) -> None:
         """Record the begin of a phase, or its next attempt in a run that was resumed."""
         with writing(self.engine) as connection:
@@ -120,6 +125,7 @@ class RunHandle:
                 )
             audit.append(connection, self.id, operator_name(), "phase.started", {"phase": name.value})
 
+    @repeated
     def phase_ended(
         self,
         name: PhaseName,
@@ -154,9 +160,10 @@ class RunHandle:
         """Forget the ranges of a phase, which begins again with others."""
         self._checkpoints.clear(phase)
 
+    @repeated
     def measure(self, phase: PhaseName, keys: int, size: int) -> None:
         """Record progress at this moment."""
-        with writing(self.engine) as connection:
+        with adding(self.engine) as connection:
             connection.execute(
                 insert(Measurement).values(
                     run_id=self.id, phase=phase, at=datetime.now(UTC), keys=keys, bytes=size
@@ -164,6 +171,7 @@ class RunHandle:
             )
             self._renew(connection)
 
+    @repeated
     def tally(self, phase: PhaseName, counts: Mapping[tuple[int, str], tuple[int, int]]) -> None:
         """Record keys and bytes by (database, kind), in place of what was recorded before."""
         rows = [
@@ -175,28 +183,32 @@ class RunHandle:
             if rows:
                 connection.execute(insert(Tally), rows)
 
+    @repeated
     def add_findings(self, phase: PhaseName, findings: Sequence[NewFinding]) -> None:
         """Record findings; one that is there already is seen once more, with its newest facts."""
         if findings:
-            with writing(self.engine) as connection:
+            with adding(self.engine) as connection:
                 write_findings(connection, self.id, phase, findings)
 
+    @repeated
     def set_finding_state(self, finding_ids: Sequence[int], state: FindingState) -> None:
         """Put findings, of this run or of the one that it repairs, into another state."""
         if finding_ids:
-            with writing(self.engine) as connection:
+            with adding(self.engine) as connection:
                 write_state(connection, finding_ids, state)
 
     def settle_findings(self, finding_ids: Sequence[int]) -> None:
         """Mark findings that a later look found equal."""
         self.set_finding_state(finding_ids, FindingState.SETTLED)
 
+    @repeated
     def add_repairs(self, repairs: Sequence[NewRepair]) -> None:
         """Record what this repair run did."""
         if repairs:
             with writing(self.engine) as connection:
                 write_repairs(connection, self.id, repairs)
 
+    @repeated
     def record_repairs(
         self, repairs: Sequence[NewRepair], states: Mapping[int, FindingState], payload: Mapping[str, object]
     ) -> None:
@@ -215,8 +227,7 @@ class RunHandle:
 
     def control(self) -> ControlState:
         """What operators ask of this run now; cheap enough to ask twice a second."""
-        with guarded(self.engine):
-            return read_control(self._checkpoints.connection, self.id)
+        return read_control(self._checkpoints.statements, self.id)
 
     def renew_lease(self) -> None:
         """Keep the run, if a quarter of the lease has passed; to be called while nothing else is written.
@@ -224,8 +235,12 @@ class RunHandle:
         :raises RunTakenOver: another process took the run over.
         """
         if self._renewal_due():
-            with writing(self.engine) as connection:
-                self._renew(connection)
+            self._renew_now()
+
+    @repeated
+    def _renew_now(self) -> None:
+        with adding(self.engine) as connection:
+            self._renew(connection, force=True)
 
     def finish(
         self,
@@ -238,6 +253,20 @@ class RunHandle:
     ) -> None:
         """Record the end of the run; nothing is recorded where another process has taken it over."""
         self.close()
+        ended = self._record_end(state, verdict, reason, error_kind, error)
+        endurance_of(self.engine).release(self.owner)
+        if ended and self._ended is not None:
+            self._ended(self.engine)
+
+    @repeated
+    def _record_end(
+        self,
+        state: RunState,
+        verdict: Verdict | None,
+        reason: str | None,
+        error_kind: str | None,
+        error: str | None,
+    ) -> bool:
         now = datetime.now(UTC)
         with writing(self.engine) as connection:
             ended = connection.execute(
@@ -254,7 +283,7 @@ class RunHandle:
                 )
             )
             if not ended.rowcount:
-                return
+                return False
             connection.execute(
                 update(Phase)
                 .where(Phase.run_id == self.id, Phase.state == PhaseState.RUNNING)
@@ -267,12 +296,16 @@ class RunHandle:
                 f"run.{state.value}",
                 {"verdict": verdict.value if verdict else None, "reason": reason, "error": error},
             )
-        if self._ended is not None:
-            self._ended(self.engine)
+        return True
 
     def let_go(self) -> None:
         """Leave the run open, for whoever takes it over."""
         self.close()
+        self._record_let_go()
+        endurance_of(self.engine).release(self.owner)
+
+    @repeated
+    def _record_let_go(self) -> None:
         with writing(self.engine) as connection:
             connection.execute(
                 update(Run)
@@ -296,7 +329,7 @@ class RunHandle:
 
     def _renew(self, connection: Connection, *, force: bool = False) -> None:
         if force or self._renewal_due():
-            self._lease_renewed = monotonic()
+            began = monotonic()
             until = datetime.now(UTC) + timedelta(seconds=self._lease_seconds)
             renewed = connection.execute(
                 update(Run)
@@ -305,3 +338,4 @@ class RunHandle:
             )
             if not renewed.rowcount:
                 raise RunTakenOver(self.id)
+            self._lease_renewed = began

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import Index, Integer, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from integrity.ledger.models import Base, Big, RowId, RunId, stored_word
+from integrity.ledger.stored import Line, Words
 from integrity.ledger.vocabulary import Ask, Decision, Direction, StepState, SyncState
 
 
@@ -22,7 +23,7 @@ class Sync(Base):
     run_id: Mapped[RunId] = mapped_column(primary_key=True)
     direction: Mapped[Direction] = mapped_column(stored_word(Direction))
     state: Mapped[SyncState] = mapped_column(stored_word(SyncState))
-    feed: Mapped[str] = mapped_column(String(20))
+    feed: Mapped[str] = mapped_column(Line(20))
     """``tracking``, ``monitor`` or ``rounds``."""
     dirty: Mapped[Big]
     """Keys that changed and are not carried over yet."""
@@ -34,7 +35,7 @@ class Sync(Base):
     """Age of the oldest change that is not carried over."""
     backlog_bytes: Mapped[Big]
     """What waits on the followed server for the feed's reader."""
-    gap: Mapped[str | None] = mapped_column(Text)
+    gap: Mapped[str | None] = mapped_column(Words)
     """Why changes may have gone unseen since the last clean pass; null where none can have."""
     clean_since: Mapped[datetime | None]
     """When the newest pass began that left nothing unequal; null where there is none, or a gap since."""
@@ -60,7 +61,7 @@ class Step(Base):
     id: Mapped[RowId]
     run_id: Mapped[RunId]
     position: Mapped[int] = mapped_column(Integer)
-    name: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(Line(40))
     state: Mapped[StepState] = mapped_column(stored_word(StepState))
     budget_ms: Mapped[Big]
     attempts: Mapped[int] = mapped_column(Integer)
@@ -77,11 +78,11 @@ class Approval(Base):
 
     id: Mapped[RowId]
     run_id: Mapped[RunId]
-    gate: Mapped[str] = mapped_column(String(40))
+    gate: Mapped[str] = mapped_column(Line(40))
     decision: Mapped[Decision] = mapped_column(stored_word(Decision))
-    by: Mapped[str] = mapped_column(String(200))
+    by: Mapped[str] = mapped_column(Line(200))
     at: Mapped[datetime]
-    comment: Mapped[str] = mapped_column(Text)
+    comment: Mapped[str] = mapped_column(Words)
 
 
 class Sample(Base):
@@ -92,7 +93,7 @@ class Sample(Base):
 
     id: Mapped[RowId]
     run_id: Mapped[RunId]
-    side: Mapped[str] = mapped_column(String(20))
+    side: Mapped[str] = mapped_column(Line(20))
     """``blue``, ``green``, ``sync`` or ``client``."""
     at: Mapped[datetime]
     numbers: Mapped[dict[str, object]]

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine
+
+from integrity.ledger.transactions import writing
 
 
 def alembic_config() -> Config:
@@ -16,17 +19,28 @@ def alembic_config() -> Config:
     return config
 
 
-def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the schema to *revision*."""
+def known_revisions() -> list[str]:
+    """Every revision that this version can migrate from and to, the oldest first."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return [script.revision for script in scripts.walk_revisions()][::-1]
+
+
+def migrate_on(connection: Connection, revision: str) -> None:
+    """Bring the schema to *revision* in the caller's transaction, which excludes other writers."""
     config = alembic_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to *revision*, whoever uses it."""
+    with writing(engine) as connection:
+        migrate_on(connection, revision)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Take the schema back to *revision*."""
+    """Take the schema back to *revision*, whatever is lost by it."""
     config = alembic_config()
-    with engine.begin() as connection:
+    with writing(engine) as connection:
         config.attributes["connection"] = connection
         command.downgrade(config, revision)

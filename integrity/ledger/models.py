@@ -8,15 +8,13 @@ ask of a live run.  *Events* are append-only and hash-chained (:mod:`integrity.l
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
 from sqlalchemy import (
     JSON,
     BigInteger,
-    DateTime,
-    Dialect,
     Enum,
     ForeignKey,
     Index,
@@ -28,8 +26,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
 
+from integrity.ledger.stored import Line, UtcDateTime, Words
 from integrity.ledger.values import CheckpointState
 from integrity.ledger.vocabulary import (
     FindingClass,
@@ -64,27 +62,6 @@ __all__ = [
     "UtcDateTime",
     "Verdict",
 ]
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC datetimes on every database; SQLite itself hands back naive ones."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive values; store UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("the ledger takes aware datetimes only")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Hand back UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _values(kind: type[StrEnum]) -> list[str]:
@@ -138,15 +115,15 @@ class Run(Base):
     kind: Mapped[RunKind]
     state: Mapped[RunState]
     verdict: Mapped[Verdict | None]
-    reason: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Words)
     """Why the verdict, in one or two sentences."""
-    label: Mapped[str | None] = mapped_column(String(200))
-    version: Mapped[str] = mapped_column(String(40))
-    operator: Mapped[str] = mapped_column(String(200))
-    host: Mapped[str] = mapped_column(String(255))
-    checksum_definition: Mapped[str] = mapped_column(String(80))
-    source_address: Mapped[str | None] = mapped_column(String(500))
-    target_address: Mapped[str | None] = mapped_column(String(500))
+    label: Mapped[str | None] = mapped_column(Line(200))
+    version: Mapped[str] = mapped_column(Line(40))
+    operator: Mapped[str] = mapped_column(Line(200))
+    host: Mapped[str] = mapped_column(Line(255))
+    checksum_definition: Mapped[str] = mapped_column(Line(80))
+    source_address: Mapped[str | None] = mapped_column(Line(500))
+    target_address: Mapped[str | None] = mapped_column(Line(500))
     source: Mapped[dict[str, object] | None]
     """The source's identity as the check phase saw it."""
     target: Mapped[dict[str, object] | None]
@@ -155,9 +132,9 @@ class Run(Base):
     flow_run_id: Mapped[str | None] = mapped_column(String(64))
     started_at: Mapped[datetime] = mapped_column(index=True)
     ended_at: Mapped[datetime | None]
-    error_kind: Mapped[str | None] = mapped_column(String(80))
-    error: Mapped[str | None] = mapped_column(Text)
-    lease_owner: Mapped[str] = mapped_column(String(300))
+    error_kind: Mapped[str | None] = mapped_column(Line(80))
+    error: Mapped[str | None] = mapped_column(Words)
+    lease_owner: Mapped[str] = mapped_column(Line(300))
     lease_until: Mapped[datetime]
     parent_id: Mapped[str | None] = mapped_column(String(32))
     """The run that this one rests on: the one that a repair repairs; the sync of a cutover, rollback or watch."""
@@ -232,7 +209,7 @@ class Tally(Base):
     run_id: Mapped[RunId]
     phase: Mapped[PhaseName]
     database: Mapped[int]
-    kind: Mapped[str] = mapped_column(String(40))
+    kind: Mapped[str] = mapped_column(Line(40))
     keys: Mapped[Big]
     bytes: Mapped[Big]
 
@@ -271,8 +248,8 @@ class Finding(Base):
     key: Mapped[bytes]
     key_digest: Mapped[bytes] = mapped_column(LargeBinary(16))
     """XXH3-128 of the key; keys can be longer than a database index allows."""
-    source_kind: Mapped[str | None] = mapped_column(String(80))
-    target_kind: Mapped[str | None] = mapped_column(String(80))
+    source_kind: Mapped[str | None] = mapped_column(Line(80))
+    target_kind: Mapped[str | None] = mapped_column(Line(80))
     source_digest: Mapped[bytes | None]
     target_digest: Mapped[bytes | None]
     source_expiry_ms: Mapped[Big | None]
@@ -281,11 +258,11 @@ class Finding(Base):
     source_size: Mapped[Big | None]
     """Bytes of a string, elements of everything else."""
     target_size: Mapped[Big | None]
-    detail: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Words)
     first_seen_at: Mapped[datetime]
     last_seen_at: Mapped[datetime]
     times_seen: Mapped[int]
-    rule: Mapped[str | None] = mapped_column(String(80))
+    rule: Mapped[str | None] = mapped_column(Line(80))
     """Id of the rule under which it is an expected difference."""
 
 
@@ -308,8 +285,8 @@ class Repair(Base):
     before_target_digest: Mapped[bytes | None]
     after_source_digest: Mapped[bytes | None]
     after_target_digest: Mapped[bytes | None]
-    before_detail: Mapped[str] = mapped_column(Text)
-    detail: Mapped[str] = mapped_column(Text)
+    before_detail: Mapped[str] = mapped_column(Words)
+    detail: Mapped[str] = mapped_column(Words)
 
 
 class Control(Base):
@@ -323,7 +300,7 @@ class Control(Base):
     """Null: the run's own setting holds; 0: no cap."""
     bytes_per_second: Mapped[Big | None]
     updated_at: Mapped[datetime]
-    updated_by: Mapped[str] = mapped_column(String(200))
+    updated_by: Mapped[str] = mapped_column(Line(200))
 
 
 class Artifact(Base):
@@ -333,9 +310,9 @@ class Artifact(Base):
 
     id: Mapped[RowId]
     run_id: Mapped[RunId] = mapped_column(index=True)
-    kind: Mapped[str] = mapped_column(String(40))
+    kind: Mapped[str] = mapped_column(Line(40))
     """``rdb``, ``manifest``, ``header``, ``report-html``, ``report-json``."""
-    path: Mapped[str] = mapped_column(Text)
+    path: Mapped[str] = mapped_column(Words)
     size: Mapped[Big]
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime]

@@ -12,7 +12,7 @@ from xxhash import xxh3_128_digest
 from integrity.errors import ConfigurationError
 from integrity.ledger import audit
 from integrity.ledger.control import read_control
-from integrity.ledger.database import reading
+from integrity.ledger.database import reading, repeated
 from integrity.ledger.models import (
     Artifact,
     Checkpoint,
@@ -29,6 +29,7 @@ from integrity.ledger.models import (
     RunState,
     Tally,
 )
+from integrity.ledger.stored import storable
 from integrity.ledger.values import ControlState
 
 
@@ -50,6 +51,7 @@ class LedgerReader:
         if wanted == "latest":
             found = self.runs(1)
         else:
+            wanted = storable(wanted)
             named = Run.id.startswith(wanted, autoescape=True) | Run.id.endswith(wanted, autoescape=True)
             found = self._all(select(Run).where(named).limit(3)) if wanted else []
         if len(found) == 1:
@@ -89,6 +91,7 @@ class LedgerReader:
         """Oldest first."""
         return self._all(select(Event).where(Event.run_id == run_id).order_by(Event.sequence))
 
+    @repeated
     def finding_counts(self, run_id: str) -> dict[tuple[FindingClass, FindingState], int]:
         """How many findings of each class are in each state."""
         query = (
@@ -123,6 +126,7 @@ class LedgerReader:
             yield from batch
             after = batch[-1].id
 
+    @repeated
     def skipped_keys(self, run_id: str, keys: Sequence[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
         """Those of *keys* (database, key) that the copy of this run skipped."""
         digests = {xxh3_128_digest(key) for _, key in keys}
@@ -154,6 +158,7 @@ class LedgerReader:
         ]
         return sorted(found, key=lambda finding: finding.id)
 
+    @repeated
     def not_carried_keys(
         self, target_address: str, keys: Sequence[tuple[int, bytes]]
     ) -> set[tuple[int, bytes]]:
@@ -171,6 +176,7 @@ class LedgerReader:
         with reading(self.engine) as connection:
             return {(row[0], row[1]) for row in connection.execute(query)}
 
+    @repeated
     def broken_runs(self, target_address: str) -> list[str]:
         """Ids of the runs into this target that did not finish and that no process owns."""
         query = select(Run.id).where(
@@ -201,6 +207,7 @@ class LedgerReader:
         )
         return runs[0] if runs and runs[0].state is not RunState.FINISHED else None
 
+    @repeated
     def chain_state(self) -> audit.ChainState:
         """Walk the audit chain."""
         with reading(self.engine) as connection:
@@ -214,11 +221,13 @@ class LedgerReader:
         """What a repair run did, in the order in which it did it."""
         return self._all(select(Repair).where(Repair.run_id == run_id).order_by(Repair.id))
 
+    @repeated
     def control(self, run_id: str) -> ControlState:
         """What operators ask of this run."""
         with reading(self.engine) as connection:
             return read_control(connection, run_id)
 
+    @repeated
     def _all(self, query: object) -> list:  # type: ignore[type-arg]
         with reading(self.engine) as connection, Session(connection, expire_on_commit=False) as session:
             rows = list(session.scalars(query))  # type: ignore[call-overload]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Engine, insert, select
 
-from integrity.ledger.database import reading, writing
+from integrity.ledger.database import adding, reading, repeated
 from integrity.ledger.live_models import Sample
 
 
@@ -21,10 +21,11 @@ class SampleRecord:
     numbers: Mapping[str, object]
 
 
+@repeated
 def add_samples(engine: Engine, run_id: str, samples: Sequence[SampleRecord]) -> None:
     """Record samples, in one transaction."""
     if samples:
-        with writing(engine) as connection:
+        with adding(engine) as connection:
             connection.execute(
                 insert(Sample),
                 [{"run_id": run_id, "side": s.side, "at": s.at, "numbers": dict(s.numbers)} for s in samples],
@@ -36,6 +37,7 @@ def add_sample(engine: Engine, run_id: str, side: str, numbers: Mapping[str, obj
     add_samples(engine, run_id, [SampleRecord(side, datetime.now(UTC), numbers)])
 
 
+@repeated
 def read_samples(engine: Engine, run_id: str, side: str | None = None) -> list[SampleRecord]:
     """Oldest first."""
     query = select(Sample.side, Sample.at, Sample.numbers).where(Sample.run_id == run_id)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from integrity.errors import RunTakenOver
 from integrity.ledger import audit
-from integrity.ledger.database import reading, writing
+from integrity.ledger.database import reading, repeated, writing
 from integrity.ledger.live_models import Step
 from integrity.ledger.models import Run
 from integrity.ledger.naming import operator_name
@@ -49,6 +49,7 @@ class StepBook:
         self._run_id = run_id
         self._owner = owner
 
+    @repeated
     def plan(self, steps: Sequence[tuple[str, float]]) -> None:
         """Record the steps to come (name, budget in seconds), where they are not recorded already."""
         with writing(self._engine) as connection:
@@ -82,6 +83,7 @@ class StepBook:
         """
         self._move(name, state, detail, started=False)
 
+    @repeated
     def require_owned(self) -> None:
         """Ask whether this process owns the run still.
 
@@ -90,6 +92,7 @@ class StepBook:
         with reading(self._engine) as connection:
             self._require_owner(connection)
 
+    @repeated
     def _move(self, name: str, state: StepState, detail: Mapping[str, object], *, started: bool) -> None:
         now = datetime.now(UTC)
         place = (Step.run_id == self._run_id, Step.name == name)
@@ -126,6 +129,7 @@ def require_owner(connection: Connection, run_id: str, owner: str) -> None:
         raise RunTakenOver(run_id)
 
 
+@repeated
 def read_steps(engine: Engine, run_id: str) -> list[StepRecord]:
     """In their order."""
     columns = select(

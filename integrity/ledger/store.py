@@ -18,11 +18,13 @@ from integrity.checksum import DEFINITION
 from integrity.errors import Refused
 from integrity.ledger import audit
 from integrity.ledger.control import write_control
-from integrity.ledger.database import open_engine, writing
+from integrity.ledger.database import open_engine, repeated, writing
+from integrity.ledger.endurance import endurance_of
 from integrity.ledger.handle import RunHandle
 from integrity.ledger.models import Artifact, Control, Run, RunKind, RunState
 from integrity.ledger.naming import new_run_id, operator_name
 from integrity.ledger.queries import LedgerReader
+from integrity.ledger.schema import require_known
 from integrity.ledger.values import CheckpointState, ControlState, NewFinding, NewRepair
 from integrity.settings import Settings, public_view
 from integrity.version import __version__
@@ -74,13 +76,26 @@ class Ledger(LedgerReader):
         :param parent_id: the run that this one rests on; for a repair, the one that it repairs.
         :raises ConfigurationError: the key that signs its end cannot be used; a rollback begins all the same.
         """
-        now, run_id = datetime.now(UTC), new_run_id()
         ended = self._seal(required=kind is not RunKind.ROLLBACK)
-        handle = RunHandle(self.engine, run_id, settings.lease_seconds, ended=ended)
+        handle = RunHandle(self.engine, new_run_id(), settings.lease_seconds, ended=ended)
+        self._record_start(handle, kind, settings, flow_run_id, parent_id)
+        return handle
+
+    @repeated
+    def _record_start(
+        self,
+        handle: RunHandle,
+        kind: RunKind,
+        settings: Settings,
+        flow_run_id: str | None,
+        parent_id: str | None,
+    ) -> None:
+        now = datetime.now(UTC)
         with writing(self.engine) as connection:
+            require_known(connection, self.engine)
             connection.execute(
                 insert(Run).values(
-                    id=run_id,
+                    id=handle.id,
                     kind=kind,
                     state=RunState.RUNNING,
                     label=settings.label,
@@ -98,17 +113,31 @@ class Ledger(LedgerReader):
             )
             parent = {"repairs" if kind is RunKind.REPAIR else "parent": parent_id} if parent_id else {}
             payload = {"kind": kind.value} | parent
-            audit.append(connection, run_id, operator_name(), "run.started", payload)
-        return handle
+            audit.append(connection, handle.id, operator_name(), "run.started", payload)
 
     def take_over(self, run_id: str, lease_seconds: float) -> RunHandle:
         """Make this process the owner of a run that broke off, so that it can go on.
 
         :raises Refused: it has ended by itself, or another process still renews its lease.
         """
-        now = datetime.now(UTC)
         handle = RunHandle(self.engine, run_id, lease_seconds, ended=self._seal(required=False))
+        if not self._record_take_over(handle, lease_seconds):
+            endurance_of(self.engine).release(handle.owner)
+            run = self.find_run(run_id)
+            if run.state is RunState.RUNNING:
+                left = max(0.0, (run.lease_until - datetime.now(UTC)).total_seconds())
+                raise Refused(
+                    f"Run {run_id} still belongs to process {run.lease_owner}.",
+                    f"If that process is gone, try again in {left:.0f} s, when its lease ends.",
+                )
+            raise Refused(f"Run {run_id} has ended ({run.state.value}).", "Start a new one.")
+        return handle
+
+    @repeated
+    def _record_take_over(self, handle: RunHandle, lease_seconds: float) -> bool:
+        now, run_id = datetime.now(UTC), handle.id
         with writing(self.engine) as connection:
+            require_known(connection, self.engine)
             taken = connection.execute(
                 update(Run)
                 .where(
@@ -131,16 +160,7 @@ class Ledger(LedgerReader):
                 # Who starts a run again wants it to go on; its caps stay.
                 connection.execute(update(Control).where(Control.run_id == run_id).values(paused=False))
                 audit.append(connection, run_id, operator_name(), "run.resumed", {"owner": handle.owner})
-        if not taken.rowcount:
-            run = self.find_run(run_id)
-            if run.state is RunState.RUNNING:
-                left = max(0.0, (run.lease_until - now).total_seconds())
-                raise Refused(
-                    f"Run {run_id} still belongs to process {run.lease_owner}.",
-                    f"If that process is gone, try again in {left:.0f} s, when its lease ends.",
-                )
-            raise Refused(f"Run {run_id} has ended ({run.state.value}).", "Start a new one.")
-        return handle
+        return bool(taken.rowcount)
 
     def _seal(self, *, required: bool) -> Callable[[Engine], None] | None:
         """What signs the head when a run has ended; whether a run begins without it is told by *required*."""
@@ -165,11 +185,13 @@ class Ledger(LedgerReader):
             )
         return RunHandle(self.engine, run.id, lease_seconds, owner)
 
+    @repeated
     def record_event(self, kind: str, payload: Mapping[str, object], run_id: str | None = None) -> None:
         """Append an audit event, of one run or of none."""
         with writing(self.engine) as connection:
             audit.append(connection, run_id, operator_name(), kind, payload)
 
+    @repeated
     def set_control(
         self,
         run_id: str,
@@ -218,21 +240,19 @@ class Ledger(LedgerReader):
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
+        artifact = {
+            "kind": kind,
+            "path": str(path.resolve()),
+            "size": size,
+            "sha256": digest.hexdigest(),
+        }
+        self._record_artifact(run_id, path.name, artifact)
+
+    @repeated
+    def _record_artifact(self, run_id: str, name: str, artifact: Mapping[str, object]) -> None:
         with writing(self.engine) as connection:
             connection.execute(
-                insert(Artifact).values(
-                    run_id=run_id,
-                    kind=kind,
-                    path=str(path.resolve()),
-                    size=size,
-                    sha256=digest.hexdigest(),
-                    created_at=datetime.now(UTC),
-                )
+                insert(Artifact).values(run_id=run_id, created_at=datetime.now(UTC), **artifact)
             )
-            audit.append(
-                connection,
-                run_id,
-                operator_name(),
-                "artifact.written",
-                {"kind": kind, "name": path.name, "size": size, "sha256": digest.hexdigest()},
-            )
+            payload = {key: value for key, value in artifact.items() if key != "path"} | {"name": name}
+            audit.append(connection, run_id, operator_name(), "artifact.written", payload)

@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
-from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+from sqlalchemy import Engine, bindparam, insert, select, update
 
 from integrity.errors import ConfigurationError, Refused
 from integrity.ledger import audit
-from integrity.ledger.database import guarded, reading, single_statements, writing
+from integrity.ledger.database import Statements, reading, repeated, writing
 from integrity.ledger.live_models import Sync
 from integrity.ledger.naming import operator_name
 from integrity.ledger.steps import require_owner
@@ -113,7 +113,7 @@ class SyncBoard:
     def __init__(self, engine: Engine, run_id: str) -> None:
         self._engine = engine
         self.run_id = run_id
-        self._open: Connection | None = None
+        self._statements = Statements(engine)
 
     def __enter__(self) -> Self:
         return self
@@ -121,15 +121,7 @@ class SyncBoard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    @property
-    def _connection(self) -> Connection:
-        if self._open is None:
-            self._open = single_statements(self._engine)
-        return self._open
+        self._statements.close()
 
     # -- the sync process -----------------------------------------------------------------------------------------
 
@@ -137,21 +129,23 @@ class SyncBoard:
         """Tell how it is; the row is made with the first call."""
         status = replace(status, updated_at=datetime.now(UTC))
         values = {name: getattr(status, name) for name in _PUBLISHED}
-        with guarded(self._engine):
-            done = self._connection.execute(_PUBLISH, values | {"row": self.run_id})
-            if not done.rowcount:
-                self._connection.execute(
-                    insert(Sync).values(run_id=self.run_id, asked_id=0, answered_id=0, **values)
-                )
+        done = self._statements.execute(_PUBLISH, values | {"row": self.run_id})
+        if not done.rowcount:
+            self._first(values)
+
+    @repeated
+    def _first(self, values: Mapping[str, object]) -> None:
+        with writing(self._engine) as connection:
+            connection.execute(insert(Sync).values(run_id=self.run_id, asked_id=0, answered_id=0, **values))
 
     def question(self) -> Question | None:
         """What is asked and not answered yet; cheap enough to ask many times a second."""
-        with guarded(self._engine):
-            row = self._connection.execute(_QUESTION, {"row": self.run_id}).one_or_none()
+        row = self._statements.execute(_QUESTION, {"row": self.run_id}).one_or_none()
         if row is None or row.asked_id <= row.answered_id or row.asked is None:
             return None
         return Question(row.asked_id, row.asked, row.asked_until)
 
+    @repeated
     def answer(self, question: Question, payload: Mapping[str, object]) -> None:
         """Answer; recorded as an audit event too."""
         with writing(self._engine) as connection:
@@ -170,6 +164,7 @@ class SyncBoard:
 
     # -- whoever asks ---------------------------------------------------------------------------------------------
 
+    @repeated
     def ask(self, ask: Ask, until: datetime, *, owner: RunOwner | None = None) -> int:
         """Ask something; the number under which the answer comes.
 
@@ -220,8 +215,7 @@ class SyncBoard:
 
     def answer_to(self, number: int) -> Mapping[str, object] | None:
         """The answer, once it is there."""
-        with guarded(self._engine):
-            row = self._connection.execute(_ANSWER, {"row": self.run_id}).one_or_none()
+        row = self._statements.execute(_ANSWER, {"row": self.run_id}).one_or_none()
         if row is None or row.answered_id != number or row.answer is None:
             return None
         answer: dict[str, object] = row.answer
@@ -232,6 +226,7 @@ class SyncBoard:
         return read_status(self._engine, self.run_id)
 
 
+@repeated
 def read_status(engine: Engine, run_id: str) -> SyncStatus | None:
     """How the sync process of this run said it is, last; None where it never followed anything."""
     columns = select(*(getattr(Sync, name) for name in _PUBLISHED)).where(Sync.run_id == run_id)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, insert, select, update
 from integrity.assess.model import Outcome
 from integrity.ledger import audit
 from integrity.ledger.assess_models import Waiver
-from integrity.ledger.database import reading, writing
+from integrity.ledger.database import reading, repeated, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class WaiverRecord:
         }
 
 
+@repeated
 def add_waiver(
     engine: Engine,
     *,
@@ -102,6 +103,7 @@ def add_waiver(
     return waiver
 
 
+@repeated
 def read_waivers(engine: Engine, source: str | None = None, target: str | None = None) -> list[WaiverRecord]:
     """Oldest first; of every pair of servers unless one is named."""
     query = select(
@@ -129,6 +131,7 @@ def read_waivers(engine: Engine, source: str | None = None, target: str | None =
         ]
 
 
+@repeated
 def withdraw_waivers(engine: Engine, waivers: Sequence[WaiverRecord], by: str) -> None:
     """Record that these let nothing pass any more, and an audit event for each, in one transaction."""
     now = datetime.now(UTC)
