@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -11,6 +11,8 @@ from integrity.errors import ConfigurationError
 
 Scheme = Literal["redis", "rediss", "unix"]
 SCHEMES: tuple[Scheme, ...] = ("redis", "rediss", "unix")
+Mode = Literal["single", "cluster", "sentinel"]
+MODES: tuple[Mode, ...] = ("cluster", "sentinel")
 
 _IN_TEXT = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<user>[^:@/?#\s]*):(?:(?!://)[^\n])*@")
 _WHOLE = re.compile(r"^\s*(?P<scheme>[A-Za-z][\w+.-]*://)?(?P<user>[^:@/?#]*):.*$", re.DOTALL)
@@ -50,22 +52,87 @@ class Address:
     username: str | None
     password: str | None = field(repr=False)
     database: int | None
+    mode: Mode = "single"
+    """What listens there: one server, nodes of a cluster, or Sentinels that know where the master is."""
+    others: tuple[tuple[str, int], ...] = ()
+    """Further nodes or Sentinels."""
+    service: str = ""
+    """The master's name, as Sentinels know it."""
 
     def __str__(self) -> str:
         user = f"{self.username}@" if self.username else ""
         if self.scheme == "unix":
             return f"unix://{user}{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{user}{host}:{self.port}"
+        hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes)
+        mode = "" if self.mode == "single" else f"+{self.mode}"
+        return f"{self.scheme}{mode}://{user}{hosts}{f'/{self.service}' if self.service else ''}"
+
+    @property
+    def nodes(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of everything that the URL names."""
+        return ((self.host, self.port), *self.others)
+
+    def node(self, host: str, port: int) -> Address:
+        """One server that was learned of here, reached in the same way."""
+        return replace(self, host=host, port=port, mode="single", others=(), service="")
 
 
 def parse_address(url: str, setting: str) -> Address:
-    """Parse a ``redis://``, ``rediss://`` or ``unix://`` URL.
+    """Parse a ``redis://``, ``rediss://`` or ``unix://`` URL; ``redis+cluster://`` and ``redis+sentinel://`` too.
 
     :param setting: the name of the setting, for the error text.
     :raises ConfigurationError: another scheme, no host, a port or database that is no number, an unknown query name.
     """
-    masked = mask_whole_url(url)
+    scheme, _, rest = url.strip().partition("://")
+    base, _, mode_text = scheme.partition("+")
+    mode = next((mode for mode in MODES if mode == mode_text and base in {"redis", "rediss"}), None)
+    if mode is not None:
+        return _parse_many(base, mode, rest, setting, mask_whole_url(url))
+    return _parse_one(url, setting, mask_whole_url(url))
+
+
+def _parse_many(base: str, mode: Mode, rest: str, setting: str, masked: str) -> Address:
+    """Several hosts, separated by commas; for Sentinels the master's name comes first in the path."""
+    end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
+    before, at, hosts = rest[:end].rpartition("@")
+    path, question, query = rest[end:].partition("?")
+    service = ""
+    if mode == "sentinel":
+        service, _, path = path.strip("/").partition("/")
+        service, path = unquote(service), f"/{path}"
+        if not service:
+            raise ConfigurationError(
+                f"{setting}: {masked} does not name the master.",
+                "Write redis+sentinel://host:26379,host:26379/mymaster, as `SENTINEL masters` lists it.",
+            )
+    first, *more = hosts.split(",")
+    address = _parse_one(f"{base}://{before}{at}{first}{path}{question}{query}", setting, masked)
+    default = 26379 if mode == "sentinel" else 6379
+    if mode == "cluster" and address.database:
+        raise ConfigurationError(
+            f"{setting}: {masked} names the database {address.database}.",
+            "A cluster is read as a whole; leave the number out.",
+        )
+    others = []
+    for host in more:
+        other = _parse_one(f"{base}://{host}", setting, masked)
+        others.append((other.host, _port(host, default)))
+    return replace(
+        address,
+        port=_port(first, default),
+        database=None if mode == "cluster" else address.database,
+        mode=mode,
+        others=tuple(others),
+        service=service,
+    )
+
+
+def _port(host: str, default: int) -> int:
+    """The port in ``host:port``, which is known to be well-formed."""
+    return urlsplit(f"redis://{host}").port or default
+
+
+def _parse_one(url: str, setting: str, masked: str) -> Address:
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -79,7 +146,8 @@ def parse_address(url: str, setting: str) -> Address:
     if scheme is None:
         raise ConfigurationError(
             f"{setting}: {masked} has the scheme {parts.scheme or '(none)'!r}.",
-            "Use redis:// (plain), rediss:// (TLS) or unix:// (socket path).",
+            "Use redis:// (plain), rediss:// (TLS) or unix:// (socket path); redis+cluster:// for a cluster, "
+            "redis+sentinel:// for Sentinels.",
         )
     if "@" in parts.path + parts.query or parts.fragment:
         raise ConfigurationError(

@@ -8,10 +8,30 @@ from datetime import UTC, datetime
 from pydantic import SecretStr
 
 from integrity.address import Address, parse_address
+from integrity.cluster.connection import ClusterConnection
+from integrity.cluster.sentinel import connect_master
+from integrity.cluster.slots import SLOTS, probe_key, slots_text
+from integrity.cluster.topology import Cluster
 from integrity.errors import ConfigurationError, ProtocolError, Refused, Role, ServerNotReady, ServerReadOnly
+from integrity.info import merge_info, parse_info
 from integrity.replies import ErrorReply
 from integrity.settings import EndpointSettings
 from integrity.wire import Connection, Target, TlsFiles, pack
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One master of a cluster, at one moment."""
+
+    node_id: str
+    address: str
+    run_id: str
+    version: str
+    keys: int
+    slots: str
+    """``0-5460, 7000``."""
+    slots_moving: int
+    """Slots that are on their way to or from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,13 @@ class Identity:
     field_expiries: str
     """Hash fields with an expiry: ``none``, ``some``, or ``unknown`` where the server does not tell."""
     observed_at: datetime
+    shards: tuple[Shard, ...] = ()
+    """The masters of a cluster; everything else is about all of them together."""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether several masters hold the keys."""
+        return bool(self.shards)
 
     @property
     def keys(self) -> int:
@@ -121,15 +148,33 @@ class Endpoint:
         )
 
     def connect(self, purpose: str, database: int = 0) -> Connection:
-        """Open a connection named ``greenfly:<purpose>``, visible in CLIENT LIST."""
-        return Connection(self.target, name=f"greenfly:{purpose}", database=database)
+        """Open a connection named ``greenfly:<purpose>``, visible in CLIENT LIST.
+
+        To every master of a cluster, as one; to the master that Sentinels name.
+        """
+        name = f"greenfly:{purpose}"
+        match self.address.mode:
+            case "cluster":
+                return ClusterConnection(self.target, name=name, database=database)
+            case "sentinel":
+                return connect_master(self.target, name=name, database=database)
+            case "single":
+                return Connection(self.target, name=name, database=database)
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the URL names a cluster."""
+        return self.address.mode == "cluster"
 
     def identify(self) -> Identity:
-        """Ask the server who it is.
+        """Ask the server, or every master of the cluster, who it is.
 
-        :raises ServerNotReady: it is loading its dataset.
-        :raises Refused: it is a sentinel or a cluster node.
+        :raises ServerNotReady: it is loading its dataset, or slots are served by nobody.
+        :raises Refused: it is a sentinel, or a cluster node that was addressed as a single server.
         """
+        if self.is_cluster:
+            with ClusterConnection(self.target, name="greenfly:check") as cluster:
+                return self._identify_cluster(cluster)
         with self.connect("check") as connection:
             info = read_info(connection)
             if info.get("loading", "0") != "0":
@@ -149,6 +194,7 @@ class Endpoint:
                 raise connection.error_for(probe, "PEXPIRETIME")
             if isinstance(fields, ErrorReply) and str(fields).startswith("NOPERM"):
                 raise connection.error_for(fields, "HPEXPIRETIME")
+            emulated = info.get("cluster_enabled") == "1" and _serves_every_slot(connection)
         engine, version = _engine(info)
         identity = Identity(
             address=str(self),
@@ -156,7 +202,7 @@ class Endpoint:
             version=version,
             run_id=info.get("run_id") or info.get("master_replid", ""),
             role="master" if info.get("role", "master") == "master" else "replica",
-            mode="cluster" if info.get("cluster_enabled") == "1" else info.get("redis_mode", "standalone"),
+            mode=_mode(info, emulated=emulated),
             used_memory=_number(info.get("used_memory")),
             max_memory=_number(info.get("maxmemory")),
             databases=_keyspace(info),
@@ -167,21 +213,69 @@ class Endpoint:
         if identity.mode == "sentinel":
             raise Refused(
                 f"{self.role.capitalize()} {self} is a Sentinel, which holds no data.",
-                "Give the master's own address.",
+                "Give the master's own address, or redis+sentinel://host:port/master-name.",
             )
-        if identity.mode == "cluster" and info.get("cluster_enabled") == "1":
+        if identity.mode == "cluster":
             raise Refused(
-                f"{self.role.capitalize()} {self} is a node of a Redis Cluster, which holds only a part of the keys.",
-                "This version moves standalone servers; clusters are not supported yet.",
+                f"{self.role.capitalize()} {self} is a node of a cluster, which holds only a part of the keys.",
+                f"Write {self.address.scheme}+cluster:// for the whole cluster."
+                if self.role == "source"
+                else "This version writes to single servers, and to a Dragonfly that serves every slot by itself.",
             )
         return identity
+
+    def _identify_cluster(self, connection: ClusterConnection) -> Identity:
+        """
+        :raises ServerError: a master is lost, loading, or does not allow a question.
+        """
+        cluster = connection.cluster()
+        probes = []
+        for master in cluster.masters:
+            key = probe_key(next(slot for slot in range(SLOTS) if cluster.owners[slot] is master))
+            probes += [pack(b"PEXPIRETIME", key), pack(b"HPEXPIRETIME", key, b"FIELDS", b"1", b"f")]
+        replies = connection.exchange(probes)
+        times, fields = replies[::2], replies[1::2]
+        for reply, command in [(r, "PEXPIRETIME") for r in times] + [(r, "HPEXPIRETIME") for r in fields]:
+            if isinstance(reply, ErrorReply) and "unknown command" not in str(reply).lower():
+                raise connection.error_for(reply, command)
+        infos = [master.info for master in cluster.masters]
+        merged = merge_info(infos, cluster.run_id)
+        # The oldest of the nodes sets what can be relied upon.
+        engine, version = min(
+            map(_engine, infos), key=lambda found: [_number(n) for n in found[1].split(".")]
+        )
+        told = {
+            "none" if isinstance(reply, ErrorReply) else _field_expiries(info)
+            for reply, info in zip(fields, infos, strict=True)
+        }
+        return Identity(
+            address=str(self),
+            engine=engine,
+            version=version,
+            run_id=cluster.run_id,
+            role="master",
+            mode="cluster",
+            used_memory=_number(merged.get("used_memory")),
+            max_memory=_number(merged.get("maxmemory")),
+            databases=_keyspace(merged),
+            has_pexpiretime=all(isinstance(reply, int) for reply in times),
+            field_expiries=next(word for word in ("some", "unknown", "none") if word in told),
+            observed_at=datetime.now(UTC),
+            shards=_shards(self.address, cluster),
+        )
 
     def require_writable(self) -> None:
         """Try a write that changes nothing (DEL of a key that no one has).
 
         :raises ServerReadOnly: a read-only replica.
         :raises PermissionRefused: the user may not write.
+        :raises Refused: a cluster.
         """
+        if self.is_cluster:
+            raise Refused(
+                f"{self.role.capitalize()} {self} is a cluster, and this version does not write to one.",
+                "Write to a single server, or to a Dragonfly that serves every slot by itself (redis://).",
+            )
         with self.connect("check") as connection:
             info = read_info(connection, b"replication")
             if info.get("role") == "slave" and info.get("slave_read_only", "1") == "1":
@@ -201,8 +295,39 @@ def read_info(connection: Connection, section: bytes | None = None) -> dict[str,
         raise ProtocolError(
             connection.role, connection.where, "INFO is no text.", "Check that this is a Redis server."
         )
-    lines = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
-    return {name: value for name, colon, value in lines if colon and not name.startswith("#")}
+    return parse_info(reply)
+
+
+def _mode(info: dict[str, str], *, emulated: bool) -> str:
+    """How the server is run; a Dragonfly that emulates a cluster holds every key, like a server of its own."""
+    if info.get("cluster_enabled") == "1":
+        return "standalone" if emulated else "cluster"
+    return info.get("redis_mode", "standalone")
+
+
+def _serves_every_slot(connection: Connection) -> bool:
+    """Whether a Dragonfly emulates a cluster.  A lone Redis node would refuse commands about keys of several slots."""
+    if "dragonfly_version" not in read_info(connection, b"server"):
+        return False
+    reply = connection.exchange([pack(b"CLUSTER", b"SLOTS")])[0]
+    if not isinstance(reply, list) or len(reply) != 1 or not isinstance(reply[0], list):
+        return False
+    return reply[0][:2] == [0, SLOTS - 1]
+
+
+def _shards(address: Address, cluster: Cluster) -> tuple[Shard, ...]:
+    return tuple(
+        Shard(
+            node_id=master.node_id,
+            address=str(address.node(master.place.host, master.place.port)),
+            run_id=master.run_id,
+            version=_engine(master.info)[1],
+            keys=sum(_keyspace(master.info).values()),
+            slots=slots_text(slot for slot in range(SLOTS) if cluster.owners[slot] is master),
+            slots_moving=master.moving,
+        )
+        for master in cluster.masters
+    )
 
 
 def _engine(info: dict[str, str]) -> tuple[str, str]:

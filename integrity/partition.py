@@ -6,6 +6,8 @@
   brings from there are known, because the next range's first page brings them too (:class:`KeyspaceReader` asks).
 * Dragonfly scans one shard after the other, and a cursor says which (cursor modulo 1024).  A page that a shard does
   not fill goes on in the next one, so here too a page can reach over.
+* A cluster is walked slot by slot (:mod:`integrity.cluster.walk`), and its cursors are slots.  A range is a stretch of
+  slots, whichever masters serve them, so it stays what it was when slots move or a master fails over.
 
 The last range always goes on until the cursor is 0, so that a wrong idea of how many ranges there are costs
 balance, never a key.
@@ -14,8 +16,10 @@ balance, never a key.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
+from integrity.cluster.slots import SLOTS
+from integrity.cluster.walk import BLOCK
 from integrity.endpoint import Identity
 from integrity.keyspace import scan_command, scan_reply
 from integrity.wire import Connection
@@ -24,6 +28,10 @@ _SHARD_BITS: Final = 10
 _MOST_SHARDS: Final = 1 << _SHARD_BITS
 KEYS_PER_RANGE: Final = 20_000
 """A range of fewer keys is not worth its own connections; and a hash table must have more slots than ranges."""
+_SLOT_BLOCKS: Final = SLOTS // BLOCK
+_KEYS_PER_SLOT_RANGE: Final = 100_000
+"""How many keys of a cluster are read again, about, where a master fails over that one worker reads from."""
+Style: TypeAlias = Literal["whole", "bits", "shards", "slots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class CursorRange:
 
     index: int = 0
     count: int = 1
-    style: Literal["whole", "bits", "shards"] = "whole"
+    style: Style = "whole"
 
     @property
     def start(self) -> int:
@@ -45,15 +53,27 @@ class CursorRange:
             return True
         if self.index == self.count - 1:
             return False
+        if self.style == "slots":
+            return cursor % SLOTS >= self._start_of(self.index + 1)
         modulus = _MOST_SHARDS if self.style == "shards" else self.count
         return cursor % modulus != self.start
 
     @property
     def next_start(self) -> int | None:
         """Where the next range begins, if a page of this one can reach into it."""
+        if self.style == "slots":
+            return None
         return self._start_of(self.index + 1) if self.index + 1 < self.count else None
 
+    @property
+    def slots(self) -> range:
+        """The slots of a range of a cluster."""
+        end = self._start_of(self.index + 1) if self.style == "slots" else SLOTS
+        return range(self.start if self.style == "slots" else 0, end)
+
     def _start_of(self, index: int) -> int:
+        if self.style == "slots":
+            return index * _SLOT_BLOCKS // self.count * BLOCK
         if self.style != "bits":
             return index
         bits = self.count.bit_length() - 1
@@ -68,6 +88,8 @@ def plan_ranges(connection: Connection, identity: Identity, keys: int, workers: 
 
     :param keys: how many keys the database holds.
     """
+    if identity.is_cluster:
+        return cluster_ranges(len(identity.shards), keys, workers)
     wanted = min(4 * workers, keys // KEYS_PER_RANGE)
     if workers == 1 or wanted < 2:
         return [WHOLE]
@@ -76,6 +98,13 @@ def plan_ranges(connection: Connection, identity: Identity, keys: int, workers: 
         return [CursorRange(i, count, "shards") for i in range(count)] if count > 1 else [WHOLE]
     count = 1 << (wanted.bit_length() - 1)
     return [CursorRange(i, count, "bits") for i in range(count)]
+
+
+def cluster_ranges(masters: int, keys: int, workers: int) -> list[CursorRange]:
+    """Ranges of a cluster: at least one for each master."""
+    wanted = max(masters, keys // _KEYS_PER_SLOT_RANGE, min(4 * workers, keys // KEYS_PER_RANGE))
+    count = min(wanted, _SLOT_BLOCKS)
+    return [CursorRange(i, count, "slots") for i in range(count)]
 
 
 def _shards(connection: Connection) -> int:

@@ -86,7 +86,7 @@ def compare(source_url: str, target_url: str, tolerance_ms: int = 1000) -> list[
 
 def read(url: str, database: int, key: bytes) -> Plain:
     """One value, in a form that can be compared with ``==``; see :meth:`Stream.same` for streams."""
-    with _Side(url, database) as side:
+    with Side(url, database) as side:
         (kind,), _ = side.types_and_expiries([key])
         return side.values([(key, kind)])[0]
 
@@ -94,19 +94,26 @@ def read(url: str, database: int, key: bytes) -> Plain:
 def _compare_database(
     source_url: str, target_url: str, database: int, tolerance_ms: int
 ) -> Iterator[Difference]:
-    with _Side(source_url, database) as source, _Side(target_url, database) as target:
-        ours, theirs = source.keys(), target.keys()
-        for key in sorted(ours - theirs):
-            yield Difference(database, key, "missing", "there", "not there")
-        for key in sorted(theirs - ours):
-            yield Difference(database, key, "extra", "not there", "there")
-        common = sorted(ours & theirs)
-        for start in range(0, len(common), _BATCH):
-            yield from _compare_batch(source, target, common[start : start + _BATCH], database, tolerance_ms)
+    with Side(source_url, database) as source, Side(target_url, database) as target:
+        yield from compare_sides(source, target, database, tolerance_ms)
+
+
+def compare_sides(
+    source: Side, target: Side, database: int = 0, tolerance_ms: int = 1000
+) -> Iterator[Difference]:
+    """The same for one database of two sides, of which one may be a cluster."""
+    ours, theirs = source.keys(), target.keys()
+    for key in sorted(ours - theirs):
+        yield Difference(database, key, "missing", "there", "not there")
+    for key in sorted(theirs - ours):
+        yield Difference(database, key, "extra", "not there", "there")
+    common = sorted(ours & theirs)
+    for start in range(0, len(common), _BATCH):
+        yield from _compare_batch(source, target, common[start : start + _BATCH], database, tolerance_ms)
 
 
 def _compare_batch(
-    source: _Side, target: _Side, keys: Sequence[bytes], database: int, tolerance_ms: int
+    source: Side, target: Side, keys: Sequence[bytes], database: int, tolerance_ms: int
 ) -> Iterator[Difference]:
     our_types, our_expiries = source.types_and_expiries(keys)
     their_types, their_expiries = target.types_and_expiries(keys)
@@ -128,7 +135,7 @@ def _compare_batch(
             yield Difference(database, key, "value", *_excerpts(kind, our_value, their_value))
 
 
-class _Side(Raw):
+class Side(Raw):
     """One database of one server."""
 
     def __init__(self, url: str, database: int) -> None:

@@ -11,7 +11,7 @@ from integrity.errors import ServerRestarted
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName
 from integrity.meter import Meter
-from integrity.partition import CursorRange, plan_ranges
+from integrity.partition import CursorRange, Style, plan_ranges
 from integrity.phases.leftovers import remove_leftovers_of_killed_runs
 from integrity.phases.servers import Servers
 from integrity.phases.work import Part, RangeJob, WorkContext
@@ -207,7 +207,7 @@ def _figures(totals: CopyTotals) -> dict[str, object]:
 
 def planned(endpoint: Endpoint, identity: Identity, database: int, workers: int) -> list[CursorRange]:
     """Ranges of one database for this many workers."""
-    if workers == 1:
+    if workers == 1 and not identity.is_cluster:
         return [CursorRange()]
     with endpoint.connect("check", database) as connection:
         return plan_ranges(connection, identity, identity.databases.get(database, 0), workers)
@@ -215,10 +215,12 @@ def planned(endpoint: Endpoint, identity: Identity, database: int, workers: int)
 
 def ranges_of(identity: Identity, count: int) -> list[CursorRange]:
     """The ranges that a database was cut into before."""
+    if identity.is_cluster:
+        return [CursorRange(index, count, "slots") for index in range(count)]
     if count == 1:
         return [CursorRange()]
-    style = "shards" if identity.engine == "dragonfly" else "bits"
-    return [CursorRange(index, count, "shards" if style == "shards" else "bits") for index in range(count)]
+    style: Style = "shards" if identity.engine == "dragonfly" else "bits"
+    return [CursorRange(index, count, style) for index in range(count)]
 
 
 def identified_again(servers: Servers, handle: RunHandle) -> Servers:

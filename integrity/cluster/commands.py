@@ -1,0 +1,82 @@
+"""Where a command's key stands, and how a command about many keys is cut into one for each node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from integrity.replies import ErrorReply, Reply
+from integrity.wire import pack
+
+Command: TypeAlias = list[bytes]
+"""A command's name and arguments."""
+Join: TypeAlias = "Callable[[Sequence[Reply]], Reply]"
+"""Makes one reply of several."""
+
+KEY_AT: Final[dict[bytes, int]] = dict.fromkeys(
+    (b"MEMORY", b"XINFO", b"OBJECT", b"XGROUP", b"DEBUG", b"BITOP"), 2
+)
+"""Where the first key stands, if that is not right behind the name."""
+
+ANYWHERE: Final = frozenset(
+    {b"TIME", b"COMMAND", b"CONFIG", b"ACL", b"CLIENT", b"ECHO", b"LATENCY", b"MODULE"}
+)
+"""Commands about one node as good as any other."""
+
+SEVERAL_KEYS: Final = frozenset({b"MGET", b"EXISTS", b"UNLINK", b"DEL", b"TOUCH"})
+"""Commands that may be about keys of several slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A command about several keys as commands about one each."""
+
+    parts: list[Command]
+    join: Join
+
+
+def cut(command: Command) -> Cut | None:
+    """The command in pieces; None where it is about one key."""
+    name = command[0]
+    if name == b"MGET":
+        return Cut([[b"GET", key] for key in command[1:]], _values)
+    if len(command) > 2 and name in SEVERAL_KEYS:
+        return Cut([[name, key] for key in command[1:]], _sum)
+    return None
+
+
+def packed(commands: Sequence[Command]) -> bytes:
+    """The commands in RESP."""
+    return b"".join([pack(*command) for command in commands])
+
+
+def _values(replies: Sequence[Reply]) -> Reply:
+    """As MGET answers: nothing for what is no string."""
+    values: list[Reply] = []
+    for reply in replies:
+        if isinstance(reply, ErrorReply):
+            if not str(reply).startswith("WRONGTYPE"):
+                return reply
+            values.append(None)
+        else:
+            values.append(reply)
+    return values
+
+
+def _sum(replies: Sequence[Reply]) -> Reply:
+    total = 0
+    for reply in replies:
+        if not isinstance(reply, int):
+            return reply
+        total += reply
+    return total
+
+
+def _same(replies: Sequence[Reply]) -> Reply:
+    """An error where there is one, else what all answer."""
+    return next((reply for reply in replies if isinstance(reply, ErrorReply)), replies[0])
+
+
+EVERYWHERE: Final[dict[bytes, Join]] = {b"PING": _same, b"DBSIZE": _sum}
+"""Commands that every master has to answer, and what their answers come to."""
