@@ -86,6 +86,13 @@ def forget(*stores: Store) -> None:
             raw("ACL", "DELUSER", USER)
 
 
+def forget_refusals(*stores: Store) -> None:
+    """Those of earlier tests; the servers are the same."""
+    for store in stores:
+        with Raw(store.url) as raw:
+            raw("ACL", "LOG", "RESET")
+
+
 def refusals(store: Store) -> set[str]:
     """What the user was refused, by the server's own log."""
     found = set()
@@ -283,6 +290,7 @@ def test_a_user_with_exactly_that_line_can_move_there_and_back(
     blue, green = filled, request.getfixturevalue(f"green_{engine}")
     assert isinstance(green, Store)
     source, target = allow(blue, "source", LIVE_PARTS), allow(green, "target", LIVE_PARTS)
+    forget_refusals(blue, green)
     with Live(tmp_path / "live", source, target, SETTINGS) as live:
         configuration = live.folder / "greenfly.toml"
         text = configuration.read_text().replace("[snapshot]\nenabled = false\n", "")
@@ -337,6 +345,7 @@ def test_users_with_exactly_those_lines_can_take_the_native_road(
     blue.client.mset({f"k:{number}": number for number in range(200)})
     parts = (*COPY_PARTS, RunPart.NATIVE)
     ends = (allow(blue, "source", parts), allow(green_dragonfly, "target", parts))
+    forget_refusals(blue, green_dragonfly)
     env = {"GREENFLY_ASSESS__ENABLED": "false"}
     done = run_here(greenfly, "migrate", *between(*ends), "--strategy", "native", "--json", env=env)
     assert done.exit_code == 0, done.stderr
