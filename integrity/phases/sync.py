@@ -20,7 +20,6 @@ from integrity.errors import (
     GreenflyError,
     PermissionRefused,
     Refused,
-    ReplicationFailed,
     ServerError,
     ServerReadOnly,
 )
@@ -32,6 +31,7 @@ from integrity.ledger.store import NewFinding
 from integrity.ledger.sync_board import STANDING, Question, SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Ask, Direction, SyncState
 from integrity.native.attachment import Attachment
+from integrity.phases.attached import AttachedGreen
 from integrity.phases.servers import Servers
 from integrity.progress import Progress
 from integrity.rules import Rules
@@ -56,10 +56,7 @@ _JUST_NOW_SECONDS: Final = 5.0
 _SHRUNK_FROM: Final = 1000
 _AT_A_TIME: Final = 1000
 _PAUSED_SECONDS: Final = 0.1
-_ATTACHMENT_SECONDS: Final = 0.5
-_MOST_KEPT: Final = 10_000
-"""More keys than this are not left to be carried over under a fence."""
-_ENDS_REPLICATION: Final = frozenset({Ask.DRAIN, Ask.PROVE, Ask.BACKWARD, Ask.STOP})
+_ENDS_REPLICATION: Final = frozenset({Ask.DRAIN, Ask.PROVE, Ask.BACKWARD})
 
 
 class _Abandoned(Exception):
@@ -120,8 +117,7 @@ class SyncPhase:
         self._trouble_since: float | None = None
         self._trouble_pause = _FIRST_PAUSE_SECONDS
         self._compared_at = monotonic()
-        self._attachment: Attachment | None = None
-        self._attachment_seen = 0.0
+        self._attached: AttachedGreen | None = None
         path = spool_path(settings.state_dir, handle.id, direction)
         left = read_spool(path)
         self._spool = Spool(path)
@@ -153,16 +149,23 @@ class SyncPhase:
 
         :raises ServerError: green is lost.
         """
-        self._attachment = attachment
-        self._follower.replicate(self._follower.link.target.identify())
-        self._progress.say("Green stays a replica until the cutover; names are compared meanwhile.")
+        self._attached = AttachedGreen(
+            attachment,
+            self._follower,
+            self._settings,
+            self._handle,
+            self._progress,
+            writable=self._writable,
+            keep=self._keep,
+        )
 
     def close(self) -> None:
         """Stop being told of changes."""
-        try:
-            self._drop_attachment()
-        except ServerError as error:
-            self._progress.say(f"Green could not be released, and replicates still: {error}")
+        if self._attached is not None and not self._attached.ended:
+            try:
+                self._attached.drop()
+            except ServerError as error:
+                self._progress.say(f"Green could not be released, and replicates still: {error}")
         self._follower.close()
         self._state = SyncState.STOPPED
         self._publish(force=True)
@@ -263,7 +266,7 @@ class SyncPhase:
 
     def _follow(self) -> None:
         """One turn, or one comparison of everything with turns in between."""
-        if self._is_replicating_anew():
+        if self._begins_anew():
             self._state = SyncState.COPYING
         elif self._comparison_due():
             self._compare()
@@ -319,96 +322,17 @@ class SyncPhase:
             self._conclude(self._settings.cutover.drain_seconds)
         return compared
 
-    # -- while green is a replica ----------------------------------------------------------------------------------
-
-    def _is_replicating_anew(self) -> bool:
+    def _begins_anew(self) -> bool:
         """Whether green is a replica that has not everything: then there is nothing to compare."""
-        return self._attachment is not None and not self._attachment.online
-
-    def _watch_attachment(self) -> None:
-        """Now and then: whether replication goes on, and is of use."""
-        if self._attachment is None or monotonic() - self._attachment_seen < _ATTACHMENT_SECONDS:
-            return
-        self._attachment_seen = monotonic()
-        try:
-            reason = self._attachment.watch()
-        except ReplicationFailed as error:
-            self._end_replication(error.problem)
-            return
-        if reason is not None:
-            self._follower.found_gap(reason, None)
-        if len(self._follower.kept) > _MOST_KEPT:
-            self._progress.say(f"Replication has left out {len(self._follower.kept):,} keys: it is ended.")
-            failed = self._detach(self._settings.native.catch_up_seconds)
-            if failed and self._attachment is not None:
-                self._end_replication(failed)
-
-    def _end_replication(self, reason: str) -> None:
-        """Green has a part only: follow without replication from now on, and compare everything."""
-        self._drop_attachment()
-        self._follower.carry_again(self._follower.link.target.identify(), caught_up=False)
-        self._follower.found_gap(f"replication was ended: {reason}", None)
-
-    def _detach(self, seconds: float) -> str:
-        """Let green catch up with everything that blue holds now, and end replication; why it could not, else empty."""
-        attachment = self._attachment
-        if attachment is None:
-            return ""
-        try:
-            caught = attachment.catch_up(self._writer_of_blue(), seconds, self._keep_waiting)
-        except ReplicationFailed as error:
-            return error.problem
-        whole = attachment.end(caught)
-        self._attachment = None
-        self._follower.listen()
-        self._follower.carry_again(self._follower.link.target.identify(), caught_up=whole)
-        if not whole:
-            reason = "green began from nothing just before replication was ended"
-            self._follower.found_gap(reason, None)
-            return reason
-        self._handle.event("sync.detached", {"offset": caught.offset, "sentinels": list(caught.sentinels)})
-        self._progress.say("Green has caught up with blue, and is a replica no more.")
-        return ""
-
-    def _drop_attachment(self) -> None:
-        """End replication, whatever green has.
-
-        :raises ServerError: green is lost, or refuses: it is attached still.
-        """
-        if self._attachment is not None:
-            self._attachment.end()
-            self._attachment = None
-
-    def _writer_of_blue(self) -> Endpoint:
-        """Blue as a user that may write a sentinel there: behind the fence one of our own, where that can be had."""
-        source = self._follower.link.source
-        try:
-            return self._writable(source)
-        except ServerError:
-            return source
-
-    def _keep_waiting(self, seconds: float) -> None:
-        self._follower.listen()
-        self._keep()
-        self._handle.wait(seconds)
-
-    def _settle_replicated(self, seconds: float) -> Mapping[str, object]:
-        """Nobody writes for the moment: wait until green has applied everything, and compare what was announced."""
-        began = monotonic()
-        if self._attachment is not None:
-            try:
-                self._attachment.wait_until_applied(seconds, self._keep_waiting)
-            except ReplicationFailed as error:
-                return {"ok": False, "reason": error.problem}
-        left = max(0.1, seconds - (monotonic() - began))
-        return self._follower.drain(left, self._keep, groups=False).to_dict()
+        return self._attached is not None and self._attached.begins_anew
 
     def _stuck_text(self) -> str:
         return f"{len(self._follower.dirty.stuck):,} keys cannot be made equal"
 
     def _turn(self) -> bool:
-        self._watch_attachment()
-        paused = self._handle.control().paused or self._is_replicating_anew()
+        if self._attached is not None:
+            self._attached.watch()
+        paused = self._handle.control().paused or self._begins_anew()
         did = False
         if paused:
             self._follower.listen()
@@ -430,7 +354,7 @@ class SyncPhase:
                     self._stood_by = 0.0
                     raise _Abandoned
             self._turn()
-            if self._is_replicating_anew():
+            if self._begins_anew():
                 raise _Abandoned
             if not self._handle.control().paused:
                 return
@@ -514,17 +438,16 @@ class SyncPhase:
 
     def _do(self, question: Question, seconds: float) -> Mapping[str, object]:
         began, follower = monotonic(), self._follower
-        if self._attachment is not None:
+        if self._attached is not None and not self._attached.ended:
             if question.ask is Ask.SETTLE:
-                return self._settle_replicated(seconds)
+                return self._attached.settle(seconds)
             if question.ask in _ENDS_REPLICATION:
-                failed = self._detach(seconds)
+                failed = self._attached.detach(seconds)
                 if failed:
                     return {"ok": False, "reason": failed}
                 seconds = max(0.1, seconds - (monotonic() - began))
             elif question.ask in {Ask.BACKWARD_ANEW, Ask.AT_RISK}:
-                self._drop_attachment()
-                follower.carry_again(follower.link.target.identify(), caught_up=False)
+                self._attached.drop()
         match question.ask:
             case Ask.SETTLE if follower.has_feed:
                 return follower.drain(seconds, self._keep, groups=False).to_dict()
@@ -681,9 +604,8 @@ class SyncPhase:
 
     def _conclude(self, seconds: float) -> Drained:
         """Carry over what had changed by now, applications may be writing, and conclude."""
-        failed = self._detach(self._settings.native.catch_up_seconds)
-        if failed and self._attachment is not None:
-            self._end_replication(failed)
+        if self._attached is not None and not self._attached.ended:
+            self._attached.end()
         covered = datetime.now(UTC)
         drained = self._follower.drain(seconds, self._keep, fenced=False)
         self._end(drained, covered)

@@ -12,7 +12,15 @@ from time import sleep
 
 import pytest
 
-from tests.faults.sync_move import QUICK, assert_same, gaps, short_lease, stopped, wait_until_gaps_are_closed
+from tests.faults.sync_move import (
+    QUICK,
+    assert_same,
+    deep,
+    gaps,
+    short_lease,
+    stopped,
+    wait_until_gaps_are_closed,
+)
 from tests.live import Live
 from tests.native import ask, stage, wait_for, write_some
 from tests.servers import Store, connect
@@ -146,12 +154,14 @@ def test_a_killed_process_leaves_green_attached_and_the_next_one_goes_on(
     assert stage(green_dragonfly.url) == "online"
     planned = live.run("cutover", "--dry-run", "--json")
     assert planned.code == 0, planned.out + planned.err
+    assert stage(green_dragonfly.url) == "online"
     done = stopped(live, process)
     assert (done.code, done.verdict) == (0, "PASS"), done.log
     assert stage(green_dragonfly.url) == "master"
     assert_same(blue.url, green_dragonfly.url)
 
 
+@deep
 def test_a_green_that_is_detached_by_somebody_is_followed_by_tracking(
     native: Callable[..., Live], blue: Store, green_dragonfly: Store
 ) -> None:
