@@ -46,9 +46,9 @@ class ExitCode(IntEnum):
 
 MEANING: dict[ExitCode, str] = {
     ExitCode.OK: "done; where a verdict was asked for, it is PASS or PASS WITH EXCEPTIONS",
-    ExitCode.DIFFERENT: "verified, and the sides differ; or assessed, and something blocks (verdict FAIL)",
+    ExitCode.DIFFERENT: "verified, and the sides differ (verdict FAIL)",
     ExitCode.USAGE: "a flag, URL or setting cannot be used",
-    ExitCode.INCONCLUSIVE: "could not verify, or assess (verdict INCONCLUSIVE); never mixed with 1",
+    ExitCode.INCONCLUSIVE: "could not verify (verdict INCONCLUSIVE); never mixed with 1",
     ExitCode.REFUSED: "a precondition does not hold; nothing was written to a server",
     ExitCode.LEDGER: "the state folder or the ledger cannot be used",
     ExitCode.ARTIFACT: "a snapshot file is missing, damaged or of an unknown format",
