@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from integrity.replies import Reply
+from integrity.errors import Refused
+from integrity.replies import ErrorReply, Reply
 from integrity.wire import every
 
 Commands: TypeAlias = tuple[bytes, int]
@@ -29,13 +30,14 @@ def expiry_prefix(*, absolute: bool) -> bytes:
 def clock_ms(reply: Reply) -> int:
     """A TIME reply in milliseconds.
 
-    :raises ValueError: it is something else.
+    :raises Refused: it is something else; nearly always the user may not ask for it.
     """
     if isinstance(reply, list) and len(reply) == 2:
         seconds, micros = reply
         if isinstance(seconds, bytes | int) and isinstance(micros, bytes | int):
             return int(seconds) * 1000 + int(micros) // 1000
-    raise ValueError("TIME answered in an unknown shape")
+    said = str(reply) if isinstance(reply, ErrorReply) else "an answer of an unknown shape"
+    raise Refused(f"A server does not tell its time ({said}).", "Allow its user to run TIME.")
 
 
 def expiry_commands(arguments: Sequence[bytes], *, absolute: bool) -> Commands:
