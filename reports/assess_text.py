@@ -88,21 +88,11 @@ def waiver_text(waiver: WaiverView) -> str:
     return f"waived{what} by {waiver.by} until {waiver.until:%Y-%m-%d %H:%M} UTC: {waiver.why}"
 
 
-def unseen_text(census: CensusView) -> str:
-    """What a sample proves about a kind of key of which it saw none."""
-    return (
-        f"Of a kind of key that was not met, up to {count(census.unseen_at_most)} may be there all the same (with 95 % "
-        "certainty)."
-    )
-
-
 def _census(census: CensusView) -> Iterator[str]:
     how = "every key" if census.full else "a sample"
     took = f" in {duration(census.seconds)}" if census.seconds is not None else ""
     yield f"Keys: {how}, {count(census.keys_looked_at)} of {count(census.keys_present)} looked at{took}"
     yield from _wrapped(census.method, "  ")
-    if census.unseen_at_most:
-        yield from _wrapped(unseen_text(census), "  ")
     for rule, number in census.excluded.items():
         yield f"  {count(number)} left out by rule {rule}"
     yield ""
@@ -113,7 +103,7 @@ def _census(census: CensusView) -> Iterator[str]:
     yield from _key_list("The biggest keys", census.big)
     yield from _key_list("The hottest keys", census.hot)
     if census.hot_method:
-        yield from _wrapped(census.hot_method, "  ")
+        yield from _wrapped(f"Hot keys: {census.hot_method}", "  ")
         yield ""
 
 

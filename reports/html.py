@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from integrity.ledger import Ledger
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from reports import display
-from reports.assess_text import unseen_text
 from reports.charts import findings_by_class, histogram, keys_by_type, throughput
 from reports.course import CopyView
 from reports.drawing import Chart
@@ -128,7 +127,6 @@ def _environment() -> Environment:
         said_of=said_of,
         pace_limits=pace_limits,
         drift=drift,
-        unseen_text=unseen_text,
     )
     environment.tests["same_keys"] = same_keys
     return environment
