@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from integrity.assess.choose import Choice
 from integrity.checksum import Fingerprint
+from integrity.cluster.limits import NOT_ASSESSED, require_assessable, settings_for
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import (
     ConfigurationError,
@@ -262,12 +263,12 @@ class Run:
         :raises Refused: source and target are the same server, or the target holds keys against the policy.
         :raises ServerError: a server is not reachable, not ready, read-only, or refuses the credentials.
         """
-        settings = self.settings
         with self.phase(PhaseName.CHECK) as detail:
             if self.kind is RunKind.SYNC:
                 self._require_live()
-            source = Endpoint.from_settings("source", settings.source)
-            target = Endpoint.from_settings("target", settings.target)
+            source = Endpoint.from_settings("source", self.settings.source)
+            target = Endpoint.from_settings("target", self.settings.target)
+            settings = self.settings = settings_for(self.settings, source.address, target.address)
             if source.address.database is not None or target.address.database is not None:
                 self._require_same_database(source, target)
             reader = self._reader(source)
@@ -447,8 +448,13 @@ class Run:
             earlier is None or earlier.state in {PhaseState.DONE, PhaseState.SKIPPED}
         ):
             return choice_from_detail(earlier.detail if earlier is not None else {})
-        if self.kind is not RunKind.ASSESS and not self.settings.assess.enabled:
+        if self.kind is RunKind.ASSESS:
+            require_assessable(servers.source.address)
+        elif not self.settings.assess.enabled or servers.source.is_cluster:
             choice = choice_without(self.settings)
+            if servers.source.is_cluster:
+                choice = replace(choice, why=(NOT_ASSESSED,))
+                self._progress.say(NOT_ASSESSED)
             self.handle.phase_started(PhaseName.ASSESS)
             self.handle.phase_ended(PhaseName.ASSESS, PhaseState.SKIPPED, detail=choice_to_dict(choice))
             return choice

@@ -101,8 +101,8 @@ def plan_ranges(connection: Connection, identity: Identity, keys: int, workers: 
 
 
 def cluster_ranges(masters: int, keys: int, workers: int) -> list[CursorRange]:
-    """Ranges of a cluster: at least one for each master."""
-    wanted = max(masters, keys // _KEYS_PER_SLOT_RANGE, min(4 * workers, keys // KEYS_PER_RANGE))
+    """Ranges of a cluster: a few for each master, so that one that fails over has not much read again."""
+    wanted = max(4 * masters, keys // _KEYS_PER_SLOT_RANGE, min(4 * workers, keys // KEYS_PER_RANGE))
     count = min(wanted, _SLOT_BLOCKS)
     return [CursorRange(i, count, "slots") for i in range(count)]
 

@@ -24,6 +24,7 @@ from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.routes import REDIRECTS, Routes, redirects
 from integrity.cluster.slots import key_slot
 from integrity.cluster.topology import Cluster, read_cluster
+from integrity.cluster.transaction import SlotTransactions
 from integrity.cluster.walk import SlotWalk
 from integrity.errors import ProtocolError, Role, ServerError, ServerNotReady
 from integrity.info import merge_info
@@ -33,7 +34,8 @@ from integrity.wire import Connection, Target
 _Plain: TypeAlias = "tuple[Place, Command, int | None]"
 """A command that one node answers, and the slot of its key."""
 _ABOUT_ALL: Final = frozenset({b"SCAN", b"INFO"})
-_SPECIAL: Final = frozenset({*_ABOUT_ALL, *SEVERAL_KEYS, *ANYWHERE, *EVERYWHERE})
+_TRANSACTION: Final = frozenset({b"MULTI", b"EXEC"})
+_SPECIAL: Final = frozenset({*_ABOUT_ALL, *_TRANSACTION, *SEVERAL_KEYS, *ANYWHERE, *EVERYWHERE})
 _STATISTICS: Final = frozenset({b"commandstats", b"errorstats", b"latencystats"})
 
 
@@ -52,6 +54,13 @@ class _Computed:
     command: Command
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A command that nobody has to be asked about."""
+
+    reply: bytes
+
+
 class ClusterConnection(Connection):
     """Connections to all masters, as one.  Not thread-safe.
 
@@ -65,7 +74,9 @@ class ClusterConnection(Connection):
         self._nodes = Nodes(target, name, database)
         self._aside = Nodes(target, name, database)
         """For what is asked out of turn, while answers are on their way on the others."""
-        self._waiting: deque[_Plain | _Joined | _Computed] = deque()
+        self._waiting: deque[_Plain | _Joined | _Computed | _Said | SlotTransactions] = deque()
+        self._queued: list[Command] | None = None
+        """The commands since MULTI."""
         try:
             self._routes = Routes(self._aside)
         except BaseException:
@@ -101,7 +112,7 @@ class ClusterConnection(Connection):
         as_it_is = True
         for command in _commands(data):
             name = command[0]
-            if name in _SPECIAL:
+            if name in _SPECIAL or self._queued is not None:
                 as_it_is = False
                 parts = self._plan(command)
             else:
@@ -124,6 +135,8 @@ class ClusterConnection(Connection):
     def _plan(self, command: Command) -> Sequence[_Plain]:
         """Note a command that is more than one question to the owner of its key; returns what is to be sent."""
         name = command[0]
+        if name in _TRANSACTION or self._queued is not None:
+            return self._queue(command)
         if name in _ABOUT_ALL:
             self._waiting.append(_Computed(command))
             return ()
@@ -147,6 +160,20 @@ class ClusterConnection(Connection):
         self._waiting.append(plain)
         return (plain,)
 
+    def _queue(self, command: Command) -> Sequence[_Plain]:
+        if command[0] == b"MULTI":
+            self._queued = []
+            self._waiting.append(_Said(b"OK"))
+            return ()
+        if command[0] != b"EXEC" and self._queued is not None:
+            self._queued.append(command)
+            self._waiting.append(_Said(b"QUEUED"))
+            return ()
+        transactions = SlotTransactions(self._queued or [], self._routes, self._aside)
+        self._queued = None
+        self._waiting.append(transactions)
+        return transactions.parts
+
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def receive_many(self, count: int) -> list[Reply]:
@@ -162,6 +189,10 @@ class ClusterConnection(Connection):
         for entry in waiting:
             if isinstance(entry, _Computed):
                 replies.append(self._compute(entry.command))
+            elif isinstance(entry, _Said):
+                replies.append(entry.reply)
+            elif isinstance(entry, SlotTransactions):
+                replies.append(entry.join(lambda place: next(arrived[place])))
             elif isinstance(entry, _Joined):
                 replies.append(
                     entry.join([self._settled(part, next(arrived[part[0]])) for part in entry.parts])

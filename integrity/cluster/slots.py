@@ -50,3 +50,12 @@ def slot_ranges(slots: Iterable[int]) -> tuple[tuple[int, int], ...]:
 def slots_text(slots: Iterable[int]) -> str:
     """For people: ``0-5460, 7000``."""
     return ", ".join(f"{a}-{b}" if a != b else f"{a}" for a, b in slot_ranges(slots))
+
+
+def read_slots(text: str) -> frozenset[int]:
+    """What :func:`slots_text` was made of."""
+    slots: set[int] = set()
+    for part in filter(None, text.split(", ")):
+        first, _, last = part.partition("-")
+        slots.update(range(int(first), int(last or first) + 1))
+    return frozenset(slots)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic, sleep
 from typing import Final, Literal
 
@@ -24,7 +25,7 @@ from integrity.errors import ProtocolError, ServerNotReady, ServerUnreachable
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, pack
 
-BLOCK: Final = 64
+BLOCK: Final = 256
 """Slots that are asked about in one go; no page reaches over from one block into the next."""
 LISTED_KEYS: Final = 100_000
 """A slot of more keys is scanned for."""
@@ -256,10 +257,12 @@ class SlotWalk:
                 return
 
 
+@cache
 def _probe(slot: int) -> bytes:
     return pack(b"EXISTS", probe_key(slot))
 
 
+@cache
 def _count(slot: int) -> bytes:
     return pack(b"CLUSTER", b"COUNTKEYSINSLOT", b"%d" % slot)
 

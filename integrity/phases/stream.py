@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from integrity.cluster.changed import recorded_shards, slots_read_anew
+from integrity.cluster.slots import slots_text
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ServerRestarted
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName
+from integrity.ledger.store import CheckpointState
 from integrity.meter import Meter
 from integrity.partition import CursorRange, Style, plan_ranges
 from integrity.phases.leftovers import remove_leftovers_of_killed_runs
 from integrity.phases.servers import Servers
-from integrity.phases.work import Part, RangeJob, WorkContext
+from integrity.phases.work import Part, RangeJob, WorkContext, require_same_cluster
 from integrity.phases.workers import JobRunner
 from integrity.progress import Progress
 from integrity.settings import Settings
@@ -53,7 +56,7 @@ class StreamPhase:
         """
         mine = [self._handle.id] if self._resumed is not None else []
         remove_leftovers_of_killed_runs(self._ledger, servers, mine)
-        resumes = self._resumed is not None and not self._restarted(servers, self._resumed)
+        resumes = self._resumed is not None and self._goes_on(servers, self._resumed)
         if resumes:
             self.before = self._counted_before()
         else:
@@ -81,12 +84,18 @@ class StreamPhase:
                 )
                 try:
                     cpu = runner.run(self._jobs(servers)).cpu_seconds
+                    require_same_cluster(
+                        servers.source,
+                        servers.source_identity,
+                        self._handle,
+                        self._settings.reconnect_seconds,
+                    )
                     self._count_what_died(totals)
                     break
                 except ServerRestarted as error:
                     if restart == RESTARTS:
                         raise
-                    servers = self._begin_again(servers, error)
+                    servers = self._begin_again(servers, error, totals)
                 finally:
                     detail["throttle"] = runner.throttle
         finally:
@@ -140,6 +149,16 @@ class StreamPhase:
 
     # -- beginning again ----------------------------------------------------------------------------------------
 
+    def _goes_on(self, servers: Servers, then: models.Run) -> bool:
+        """Whether the checkpoints still hold, all or (in a cluster) those of the masters that are what they were."""
+        shards = recorded_shards(then.source)
+        same_target = servers.target_identity.run_id == (then.target or {}).get("run_id")
+        if servers.source_identity.is_cluster and shards and same_target:
+            if servers.source_identity.run_id != (then.source or {}).get("run_id"):
+                self._read_anew(shards, servers.source_identity)
+            return True
+        return not self._restarted(servers, then)
+
     def _restarted(self, servers: Servers, then: models.Run) -> bool:
         """Whether a server is another process than when the checkpoints were written; recorded if so."""
         restarted = [
@@ -154,11 +173,30 @@ class StreamPhase:
             self._say_void(" and ".join(f"{endpoint.role} {endpoint}" for endpoint in restarted))
         return bool(restarted)
 
-    def _begin_again(self, servers: Servers, error: ServerRestarted) -> Servers:
+    def _begin_again(self, servers: Servers, error: ServerRestarted, totals: CopyTotals) -> Servers:
+        if servers.source_identity.is_cluster and error.role == "source":
+            shards = recorded_shards(servers.source_identity.to_dict())
+            servers = identified_again(servers, self._handle)
+            self._read_anew(shards, servers.source_identity)
+            self.before = totals
+            return servers
         self._say_void(f"{error.role} {error.address}")
         self._handle.clear_checkpoints(PhaseName.STREAM)
         self.before = CopyTotals()
         return identified_again(servers, self._handle)
+
+    def _read_anew(self, before: Sequence[Mapping[str, object]], now: Identity) -> None:
+        """The ranges of a master that failed over or restarted begin again; the others go on."""
+        slots = slots_read_anew(before, now)
+        for row in self._ledger.checkpoints(self._handle.id, PhaseName.STREAM):
+            keys = CursorRange(row.range_index, row.range_count, "slots")
+            if not slots.isdisjoint(keys.slots):
+                self._handle.checkpoint(PhaseName.STREAM, now.run_id, beginning(row.database, keys))
+        text = (
+            f"Masters of {now.address} failed over or restarted: slots {slots_text(slots)} are copied again."
+        )
+        self._progress.say(text)
+        self._handle.event("ranges.restarted", {"reason": text})
 
     def _say_void(self, names: str) -> None:
         text = (
@@ -203,6 +241,13 @@ def _figures(totals: CopyTotals) -> dict[str, object]:
         "untold": totals.untold,
         "batches": totals.batches,
     }
+
+
+def beginning(database: int, keys: CursorRange) -> CheckpointState:
+    """The checkpoint of a range of which nothing is done."""
+    return CheckpointState(
+        database, keys.start, 0, 0, 0, done=False, range_index=keys.index, range_count=keys.count
+    )
 
 
 def planned(endpoint: Endpoint, identity: Identity, database: int, workers: int) -> list[CursorRange]:

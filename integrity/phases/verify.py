@@ -9,7 +9,7 @@ from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from integrity.meter import Meter
 from integrity.phases.servers import Servers
 from integrity.phases.stream import RESTARTS, identified_again, planned
-from integrity.phases.work import Part, RangeJob, WorkContext, require_same
+from integrity.phases.work import Part, RangeJob, WorkContext, require_same, require_same_cluster
 from integrity.phases.workers import JobRunner
 from integrity.progress import Progress
 from integrity.rules import Rules
@@ -52,6 +52,8 @@ class VerifyPhase:
             try:
                 part = runner.run(self._jobs(servers))
                 generations = self._recheck(servers)
+                wait = self._settings.reconnect_seconds
+                require_same_cluster(servers.source, servers.source_identity, self._handle, wait)
                 require_same(servers.source, servers.source_identity)
                 require_same(servers.target, servers.target_identity)
                 break

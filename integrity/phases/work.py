@@ -279,3 +279,27 @@ def require_same(endpoint: Endpoint, before: Identity) -> None:
             "was restarted, or another server took its place.",
             "Cursors do not survive that; the ranges are read from the beginning.",
         )
+
+
+def require_same_cluster(endpoint: Endpoint, before: Identity, handle: RunHandle, seconds: float) -> None:
+    """Refuse a cluster of which a master failed over or restarted; of one server nothing is asked.
+
+    A master can hand over in good order, and no connection is lost.
+
+    :param seconds: how long an election under way is waited for.
+    :raises ServerRestarted: a master is another process than before.
+    :raises ServerError: the cluster is not whole within that time.
+    """
+    if not before.is_cluster:
+        return
+    until = monotonic() + seconds
+    while True:
+        try:
+            require_same(endpoint, before)
+            return
+        except ServerRestarted:
+            raise
+        except (ServerUnreachable, ServerNotReady):
+            if monotonic() > until:
+                raise
+        handle.wait(_FIRST_PAUSE)

@@ -110,6 +110,8 @@ def _obstacle(
     settings: Settings, source: Endpoint, identity: Identity, databases: Sequence[int], *, asked: bool
 ) -> str | None:
     """Why a stream of everything is not what this run wants; None where nothing is in the way."""
+    if identity.is_cluster:
+        return f"Source {source} is a cluster, and each of its masters sends a stream of its own."
     if identity.engine == "dragonfly":
         return f"Source {source} does not replicate to others than its own kind (Dragonfly)."
     if identity.mode == "cluster":

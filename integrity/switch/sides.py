@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
+from integrity.cluster.limits import require_fenceable
 from integrity.endpoint import Endpoint
 from integrity.errors import ConfigurationError
 from integrity.settings import EndpointSettings, Settings
@@ -25,11 +26,14 @@ class Sides:
         """From the source and the target.
 
         :raises ConfigurationError: a URL is missing or wrong.
+        :raises Refused: one of them is a cluster.
         """
-        return cls(
+        sides = cls(
             Endpoint.from_settings("source", settings.source),
             Endpoint.from_settings("target", settings.target),
         )
+        require_fenceable(sides.blue.address, sides.green.address)
+        return sides
 
 
 def impatient(endpoint: Endpoint, seconds: float) -> Endpoint:

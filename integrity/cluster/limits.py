@@ -1,0 +1,73 @@
+"""What this version does not do with clusters and Sentinels, refused by name before anything is written."""
+
+from __future__ import annotations
+
+from integrity.address import Address
+from integrity.errors import ConfigurationError, Refused
+from integrity.settings import Settings, SnapshotMethod
+from integrity.strategy import Strategy
+
+NOT_ASSESSED = "The nodes of a cluster are not assessed by this version."
+
+
+def settings_for(settings: Settings, source: Address, target: Address) -> Settings:
+    """The settings of a run between these two: a road that is not open to them is not chosen.
+
+    :raises ConfigurationError: something is asked for that is not done with a cluster, or with Sentinels.
+    """
+    if target.mode == "cluster":
+        raise ConfigurationError(
+            f"Target {target} is a cluster, and this version does not write to one.",
+            "Write to a single server, or to a Dragonfly that serves every slot by itself (redis://).",
+        )
+    if source.mode == "single":
+        return settings
+    what = "a cluster" if source.mode == "cluster" else "found by Sentinels"
+    if settings.strategy is Strategy.NATIVE:
+        raise ConfigurationError(
+            f"Source {source} is {what}, and Dragonfly's own replication follows one server that is named.",
+            "Use --strategy copy" + ("." if source.mode == "cluster" else ", or name the master (redis://)."),
+        )
+    if source.mode == "cluster":
+        _require_for_cluster(settings, source)
+    return settings.model_copy(update={"strategy": Strategy.COPY})
+
+
+def _require_for_cluster(settings: Settings, source: Address) -> None:
+    asked = {
+        "replica.url": settings.replica.url is not None,
+        "snapshot.method = replication": settings.snapshot.enabled
+        and settings.snapshot.method is SnapshotMethod.REPLICATION,
+        "sync.heartbeat_key": settings.sync.heartbeat_key is not None,
+        "sync.feed = monitor": settings.sync.feed == "monitor",
+    }
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise ConfigurationError(
+                f"Source {source} is a cluster, and {name} is about one server.", "Leave it out."
+            )
+
+
+def require_assessable(source: Address) -> None:
+    """
+    :raises Refused: the source is a cluster.
+    """
+    if source.mode == "cluster":
+        raise Refused(
+            f"Source {source} is a cluster. {NOT_ASSESSED}",
+            "Copy, compare and follow it without (migrate, verify, sync).",
+        )
+
+
+def require_fenceable(blue: Address, green: Address) -> None:
+    """
+    :raises Refused: one side is a cluster.
+    """
+    for name, address in (("Blue", blue), ("Green", green)):
+        if address.mode == "cluster":
+            raise Refused(
+                f"{name} {address} is a cluster. This version copies, compares and follows one, and does not fence it: "
+                "a cutover or rollback would leave nodes that can be written.",
+                "Stop the applications' writes yourself, let `greenfly sync --until-equal` end with PASS, and switch "
+                "them then.",
+            )
