@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -50,7 +51,7 @@ def open_folder(path: Path, trust: Trust, stack: ExitStack) -> Frame:
             problems.append(Problem(ProblemKind.CHANGED, str(error), name))
     manifest_data = _small(readers.get(MANIFEST_NAME), MOST_MANIFEST_BYTES)
     signature = _small(readers.get(SIGNATURE_NAME), MOST_SIGNATURE_BYTES)
-    settled = settle(manifest_data, _derived(signature, entries), signature, trust)
+    settled = settle(manifest_data, _derived(signature, entries, readers), signature, trust)
     opened: dict[str, OpenFile] = {
         name: partial(part_file, reader, 0, reader.size) for name, reader in readers.items()
     }
@@ -59,6 +60,8 @@ def open_folder(path: Path, trust: Trust, stack: ExitStack) -> Frame:
     if settled is None:
         if manifest_data is not None:
             problems.append(_unreadable(manifest_data))
+        if SIGNATURE_NAME in readers and read_signature(signature) is None:
+            problems.append(Problem(ProblemKind.FORMAT, "it is no signature of a manifest", SIGNATURE_NAME))
         return Frame("folder", None, None, None, problems, {}, opened)
     for known in settled.files:
         if known.name in readers:
@@ -67,6 +70,7 @@ def open_folder(path: Path, trust: Trust, stack: ExitStack) -> Frame:
     whole: dict[str, OpenFile] = {}
     expected = settled.manifest.by_name()
     by_hash = {entry.sha256: entry.name for entry in settled.manifest.files}
+    by_hash[hashlib.sha256(settled.data).hexdigest()] = MANIFEST_NAME
     for name, entry in expected.items():
         actual = entries.get(name)
         if actual is None:
@@ -116,12 +120,20 @@ def _files(path: Path, stack: ExitStack, problems: list[Problem]) -> Iterator[tu
         ) from error
 
 
-def _derived(signature: bytes | None, entries: dict[str, FileEntry]) -> Iterator[bytes]:
-    """The manifest that follows from the files."""
+def _derived(
+    signature: bytes | None, entries: dict[str, FileEntry], readers: dict[str, FileReader]
+) -> Iterator[bytes]:
+    """The manifest that follows from the files, or that lies under another name."""
     signed = read_signature(signature)
-    if signed is not None:
-        ordered = tuple(sorted(entries.values(), key=lambda entry: entry.name))
-        yield Manifest(ordered, signed.public_key.id).to_bytes()
+    if signed is None:
+        return
+    ordered = tuple(sorted(entries.values(), key=lambda entry: entry.name))
+    yield Manifest(ordered, signed.public_key.id).to_bytes()
+    for entry in ordered:
+        if entry.sha256 == signed.manifest_sha256:
+            data = _small(readers[entry.name], MOST_MANIFEST_BYTES)
+            if data is not None:
+                yield data
 
 
 def _small(reader: FileReader | None, most: int) -> bytes | None:

@@ -19,7 +19,8 @@ from integrity.audit.keys import PublicKey, SigningKey, Standing, Trust, exact_b
 from integrity.audit.texts import line_of, number_at, parse_table, read_table, require_names, shown, text_at
 from integrity.ledger.audit import canonical
 
-FORMAT: Final = "greenfly-audit-bundle 1"
+_FORMATS: Final = "greenfly-audit-bundle "
+FORMAT: Final = _FORMATS + "1"
 SIGNATURE_FORMAT: Final = "greenfly-audit-signature 1"
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "manifest.sig"
@@ -169,7 +170,7 @@ def states_other_format(data: bytes) -> bool:
         stated = parse_table(data).get("format")
     except ValueError:
         return False
-    return isinstance(stated, str) and stated != FORMAT
+    return isinstance(stated, str) and stated.startswith(_FORMATS) and stated != FORMAT
 
 
 _SIGNATURE_NAMES: Final = frozenset({"format", "key_id", "manifest_sha256", "public_key", "signature"})
