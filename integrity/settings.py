@@ -30,6 +30,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from integrity.assess.settings import AssessSettings
 from integrity.audit.settings import AuditSettings
 from integrity.errors import ConfigurationError
+from integrity.flow_settings import FlowSettings
 from integrity.native.settings import NativeSettings
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
 from integrity.section import Section
@@ -316,6 +317,9 @@ class Settings(BaseSettings):
     replica: EndpointSettings = Field(
         EndpointSettings(), description="a replica of the source to read from, instead of the source itself"
     )
+    scratch: EndpointSettings = Field(
+        EndpointSettings(), description="a server for rehearsals and tried backups, which fill it and empty it"
+    )
     databases: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] | None = Field(
         None, description="only these databases; all that hold keys by default"
     )
@@ -336,6 +340,7 @@ class Settings(BaseSettings):
     rollback: RollbackSettings = RollbackSettings()
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()
+    flows: FlowSettings = FlowSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL; SQLite in the state folder by default"
