@@ -108,6 +108,7 @@ class ForeignIndexer:
                 checksum=reader.checksum == "fits",
                 functions=tuple(_library_name(library.code) for library in reader.libraries),
                 module_data=tuple(dict.fromkeys(aux.module for aux in reader.module_aux)),
+                masked=reader.masked,
             ),
             FileEntry(bytes=counted.size, xxh3_128=counted.xxh3),
             FileEntry(bytes=sink.tell(), xxh3_128=sink.contents_xxh3),

@@ -73,6 +73,8 @@ class ForeignRdb(_Part):
     """Names of the function libraries in the file; they are in no manifest and not restored."""
     module_data: tuple[str, ...] = ()
     """Modules that left data of their own beside the keys; it is not restored."""
+    masked: _Count = 0
+    """Keys that a Dragonfly marked as sticky, or with flags of Memcached; the marks are not restored."""
 
     def left_behind(self) -> list[str]:
         """Sentences about what is in the file and is not restored."""
@@ -81,6 +83,10 @@ class ForeignRdb(_Part):
             told.append(f"Function libraries in the file are not written: {', '.join(self.functions)}.")
         if self.module_data:
             told.append(f"Data that modules keep beside keys is not written: {', '.join(self.module_data)}.")
+        if self.masked:
+            told.append(
+                f"Dragonfly's marks (sticky, Memcached flags) are not written: {self.masked:,} keys have one."
+            )
         return told
 
 
