@@ -17,13 +17,13 @@ _LIVE: Final = {
     "story": "The story",
 }
 _ALWAYS: Final = {
-    "assessment": "Assessment",
     "coverage": "Coverage",
     "rules": "Rules",
     "exceptions": "Expected differences and exceptions",
     "repairs": "Repairs",
     "run": "The run",
     "endpoints": "Source and target",
+    "assessment": "Assessment",
     "phases": "Phases",
     "course": "How it went",
     "counts": "Counts by database and type",
@@ -50,6 +50,12 @@ def sections_of(report: RunReport) -> dict[str, str]:
         left_out.add("assessment")
     if report.run.kind is RunKind.ASSESS:
         left_out |= _COMPARED
+        # Here it is what the page is about.
+        return {
+            name: title
+            for name, title in ({"assessment": _ALWAYS["assessment"]} | _ALWAYS).items()
+            if name not in left_out
+        }
     if report.live is not None:
         left_out |= _without_content(report)
         named = _ALWAYS | {"timeline": "Audit events", "endpoints": "Blue and green"}
