@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import PermissionRefused, ProtocolError, ServerError
+from integrity.sync.cluster_feed import ClusterFeed
 from integrity.sync.feed import Feed
 from integrity.sync.monitor import MonitorFeed
 from integrity.sync.settings import SyncSettings
@@ -20,6 +21,8 @@ def open_feed(
     :param say: told, in a sentence, why a better feed is not used.
     :raises ServerError: the server cannot be reached, or does not allow the feed that was asked for by name.
     """
+    if endpoint.is_cluster:
+        return _open_for_cluster(endpoint, settings, say)
     if settings.feed == "tracking":
         return TrackingFeed.open(endpoint, silence_seconds=settings.silence_seconds)
     if settings.feed == "monitor":
@@ -41,3 +44,17 @@ def open_feed(
     if identity.engine != "dragonfly":
         say(f"{refusal.problem} MONITOR is used instead.")
     return feed
+
+
+def _open_for_cluster(
+    endpoint: Endpoint, settings: SyncSettings, say: Callable[[str], None]
+) -> ClusterFeed | None:
+    if settings.feed == "rounds":
+        return None
+    try:
+        return ClusterFeed.open(endpoint, silence_seconds=settings.silence_seconds)
+    except (TrackingUnsupported, PermissionRefused) as error:
+        if settings.feed == "tracking":
+            raise
+        say(f"{error.problem} Everything is compared in rounds until both sides agree.")
+        return None

@@ -52,7 +52,12 @@ class TrackingFeed:
     settle_seconds = 0.0
 
     def __init__(
-        self, endpoint: Endpoint, raw: socket.socket, client_id: int, silence_seconds: float
+        self,
+        endpoint: Endpoint,
+        raw: socket.socket,
+        client_id: int,
+        silence_seconds: float,
+        something: Event | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._socket = raw
@@ -65,7 +70,7 @@ class TrackingFeed:
         self._names: dict[bytes, float] = {}
         self._everything: str | None = None
         self._loss: Loss | None = None
-        self._something = Event()
+        self._something = something or Event()
         self._complete_until = datetime.now(UTC)
         self._pinged_before = self._complete_until
         self._pinging: datetime | None = None
@@ -84,10 +89,13 @@ class TrackingFeed:
         self._thread = Thread(target=self._run, name="greenfly:tracking", daemon=True)
 
     @classmethod
-    def open(cls, endpoint: Endpoint, *, silence_seconds: float = 10.0) -> Self:
+    def open(
+        cls, endpoint: Endpoint, *, silence_seconds: float = 10.0, something: Event | None = None
+    ) -> Self:
         """Begin to be told; every change after the return is announced.
 
         :param silence_seconds: a connection that answers nothing for so long is taken for lost.
+        :param something: set when something was seen; for several feeds that are waited for together.
         :raises TrackingUnsupported: the server does not know it (Redis before 6.0, Dragonfly), or refuses.
         :raises ServerError: the server cannot be reached.
         """
@@ -95,7 +103,8 @@ class TrackingFeed:
         try:
             identifier = connection.exchange([pack(b"CLIENT", b"ID")])[0]
             raw = connection.detach()
-            feed = cls(endpoint, raw, identifier if isinstance(identifier, int) else 0, silence_seconds)
+            number = identifier if isinstance(identifier, int) else 0
+            feed = cls(endpoint, raw, number, silence_seconds, something)
         except BaseException:
             connection.close()
             raise
