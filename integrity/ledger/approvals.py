@@ -87,7 +87,7 @@ def standing(
                 rejected_by = None
                 if each.by not in approvers:
                     approvers.append(each.by)
-            case Decision.REJECTED:
+            case Decision.REJECTED | Decision.REPEAT:
                 approvers, rejected_by, broken_by = [], each.by, None
             case Decision.BREAK_GLASS:
                 broken_by = each.by

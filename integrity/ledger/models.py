@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from sqlalchemy import (
     JSON,
@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from integrity.ledger.stored import Line, UtcDateTime, Words
@@ -104,6 +105,15 @@ _BigId = BigInteger().with_variant(Integer(), "sqlite")
 RowId = Annotated[int, mapped_column(_BigId, primary_key=True, autoincrement=True)]
 RunId = Annotated[str, mapped_column(String(32), ForeignKey("run.id", ondelete="CASCADE"))]
 Big = Annotated[int, mapped_column(BigInteger)]
+
+
+KEY_HEAD_BYTES: Final = 64
+"""Keys can be longer than a database index allows; findings are found by so much of them."""
+
+
+def _head_of_key(context: DefaultExecutionContext) -> bytes:
+    values = context.get_current_parameters(isolate_multiinsert_groups=False)  # type: ignore[no-untyped-call]
+    return bytes(values["key"][:KEY_HEAD_BYTES])
 
 
 class Run(Base):
@@ -234,8 +244,9 @@ class Finding(Base):
 
     __tablename__ = "finding"
     __table_args__ = (
-        Index(None, "run_id", "state", "finding_class"),
+        Index(None, "run_id", "state", "finding_class", "id"),
         Index("ix_finding_page", "run_id", "id"),
+        Index("ix_finding_head", "run_id", "key_head", "id"),
         UniqueConstraint("run_id", "database", "key_digest", "finding_class"),
     )
 
@@ -264,6 +275,8 @@ class Finding(Base):
     times_seen: Mapped[int]
     rule: Mapped[str | None] = mapped_column(Line(80))
     """Id of the rule under which it is an expected difference."""
+    key_head: Mapped[bytes | None] = mapped_column(LargeBinary(64), default=_head_of_key)
+    """How the key begins, by which it is found; never null but in a row that something else wrote."""
 
 
 class Repair(Base):

@@ -182,3 +182,5 @@ class Decision(StrEnum):
     REJECTED = "rejected"
     BREAK_GLASS = "break-glass"
     """Passed by one person alone, in an emergency; recorded as such."""
+    REPEAT = "repeat"
+    """Not like this: it is to be done again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from integrity.ledger import assess_models, live_models  # noqa: F401  (their tables belong to the metadata)
+from integrity.ledger import assess_models, live_models, review_models  # noqa: F401  (their tables belong to the metadata)
 from integrity.ledger.models import Base
 
 connection = context.config.attributes.get("connection")
