@@ -184,6 +184,8 @@ class Endpoint:
                     "is still loading its dataset.",
                     "Wait until it has loaded, then start again.",
                 )
+            mode = _mode(connection, info)
+            self._require_whole(mode)
             probe, fields = connection.exchange(
                 [
                     pack(b"PEXPIRETIME", b"greenfly:probe"),
@@ -194,15 +196,14 @@ class Endpoint:
                 raise connection.error_for(probe, "PEXPIRETIME")
             if isinstance(fields, ErrorReply) and str(fields).startswith("NOPERM"):
                 raise connection.error_for(fields, "HPEXPIRETIME")
-            emulated = info.get("cluster_enabled") == "1" and _serves_every_slot(connection)
         engine, version = _engine(info)
-        identity = Identity(
+        return Identity(
             address=str(self),
             engine=engine,
             version=version,
             run_id=info.get("run_id") or info.get("master_replid", ""),
             role="master" if info.get("role", "master") == "master" else "replica",
-            mode=_mode(info, emulated=emulated),
+            mode=mode,
             used_memory=_number(info.get("used_memory")),
             max_memory=_number(info.get("maxmemory")),
             databases=_keyspace(info),
@@ -210,19 +211,23 @@ class Endpoint:
             field_expiries="none" if isinstance(fields, ErrorReply) else _field_expiries(info),
             observed_at=datetime.now(UTC),
         )
-        if identity.mode == "sentinel":
+
+    def _require_whole(self, mode: str) -> None:
+        """
+        :raises Refused: what answers holds no data, or only a part of the keys.
+        """
+        if mode == "sentinel":
             raise Refused(
                 f"{self.role.capitalize()} {self} is a Sentinel, which holds no data.",
                 "Give the master's own address, or redis+sentinel://host:port/master-name.",
             )
-        if identity.mode == "cluster":
+        if mode == "cluster":
             raise Refused(
                 f"{self.role.capitalize()} {self} is a node of a cluster, which holds only a part of the keys.",
                 f"Write {self.address.scheme}+cluster:// for the whole cluster."
                 if self.role == "source"
                 else "This version writes to single servers, and to a Dragonfly that serves every slot by itself.",
             )
-        return identity
 
     def _identify_cluster(self, connection: ClusterConnection) -> Identity:
         """
@@ -298,21 +303,16 @@ def read_info(connection: Connection, section: bytes | None = None) -> dict[str,
     return parse_info(reply)
 
 
-def _mode(info: dict[str, str], *, emulated: bool) -> str:
+def _mode(connection: Connection, info: dict[str, str]) -> str:
     """How the server is run; a Dragonfly that emulates a cluster holds every key, like a server of its own."""
-    if info.get("cluster_enabled") == "1":
-        return "standalone" if emulated else "cluster"
-    return info.get("redis_mode", "standalone")
-
-
-def _serves_every_slot(connection: Connection) -> bool:
-    """Whether a Dragonfly emulates a cluster.  A lone Redis node would refuse commands about keys of several slots."""
-    if "dragonfly_version" not in read_info(connection, b"server"):
-        return False
-    reply = connection.exchange([pack(b"CLUSTER", b"SLOTS")])[0]
-    if not isinstance(reply, list) or len(reply) != 1 or not isinstance(reply[0], list):
-        return False
-    return reply[0][:2] == [0, SLOTS - 1]
+    if info.get("cluster_enabled") != "1":
+        return info.get("redis_mode", "standalone")
+    if "dragonfly_version" in info:
+        slots = connection.exchange([pack(b"CLUSTER", b"SLOTS")])[0]
+        if isinstance(slots, list) and len(slots) == 1 and isinstance(slots[0], list):
+            return "standalone" if slots[0][:2] == [0, SLOTS - 1] else "cluster"
+    # A lone node of Redis that has every slot would still refuse commands about keys of several.
+    return "cluster"
 
 
 def _shards(address: Address, cluster: Cluster) -> tuple[Shard, ...]:
