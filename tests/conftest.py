@@ -20,6 +20,16 @@ import pytest
 from greenfly.demo import servers as demo_servers
 from greenfly.demo.servers import RunningServer, TlsPair, find_dragonfly, find_redis_server
 from tests.cli import Greenfly
+from tests.ledger import (  # noqa: F401  (fixtures)
+    PROVISION,
+    fresh_ledger_url,
+    ledger_url,
+    own_postgres,
+    postgres,
+    postgres_ledger,
+    provide_postgres,
+    sqlite_template,
+)
 from tests.raw import Raw, as_bytes, as_list
 from tests.servers import URL_VARIABLES, Provision, Store, provide
 from tests.tls import make_tls_pair
@@ -65,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "green dragonfly": provide("green dragonfly", "dragonfly"),
     }
     config.stash[_PROVISIONS] = provisions
+    config.stash[PROVISION] = provide_postgres()
     needed = []
     if os.environ.get("GREENFLY_REQUIRE_SERVERS") == "1":
         needed += ["blue", "green redis"]
@@ -89,7 +100,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which servers will run."""
-    return [f"{p.name}: {p.found}" for p in config.stash[_PROVISIONS].values()]
+    found = [f"{p.name}: {p.found}" for p in config.stash[_PROVISIONS].values()]
+    return [*found, f"postgresql: {config.stash[PROVISION].found}"]
 
 
 # -- servers ---------------------------------------------------------------------------------------------------------

@@ -148,5 +148,6 @@ def verify_chain(connection: Connection, seen: Callable[[Event], None] | None = 
 def events_of(connection: Connection) -> Iterator[Event]:
     """All events, oldest first, some at a time."""
     columns = select(*Event.__table__.columns).order_by(Event.sequence)
-    for row in connection.execution_options(yield_per=1000).execute(columns):
-        yield Event(**row._mapping)
+    with connection.execution_options(yield_per=1000).execute(columns) as rows:
+        for row in rows:
+            yield Event(**row._mapping)

@@ -58,9 +58,12 @@ class Ledger(LedgerReader):
     def __init__(self, engine: Engine, audit_settings: AuditSettings) -> None:
         super().__init__(engine)
         self._audit_settings = audit_settings
+        self._handles: list[RunHandle] = []
 
     def close(self) -> None:
         """Give back all database connections."""
+        for handle in self._handles:
+            handle.close()
         self.engine.dispose()
 
     def start_run(
@@ -77,7 +80,7 @@ class Ledger(LedgerReader):
         :raises ConfigurationError: the key that signs its end cannot be used; a rollback begins all the same.
         """
         ended = self._seal(required=kind is not RunKind.ROLLBACK)
-        handle = RunHandle(self.engine, new_run_id(), settings.lease_seconds, ended=ended)
+        handle = self._handle(RunHandle(self.engine, new_run_id(), settings.lease_seconds, ended=ended))
         self._record_start(handle, kind, settings, flow_run_id, parent_id)
         return handle
 
@@ -120,7 +123,8 @@ class Ledger(LedgerReader):
 
         :raises Refused: it has ended by itself, or another process still renews its lease.
         """
-        handle = RunHandle(self.engine, run_id, lease_seconds, ended=self._seal(required=False))
+        ended = self._seal(required=False)
+        handle = self._handle(RunHandle(self.engine, run_id, lease_seconds, ended=ended))
         if not self._record_take_over(handle, lease_seconds):
             endurance_of(self.engine).release(handle.owner)
             run = self.find_run(run_id)
@@ -183,7 +187,12 @@ class Ledger(LedgerReader):
             raise Refused(
                 f"Run {run_id} belongs to process {run.lease_owner}.", "Leave it to that one, or resume it."
             )
-        return RunHandle(self.engine, run.id, lease_seconds, owner)
+        return self._handle(RunHandle(self.engine, run.id, lease_seconds, owner))
+
+    def _handle(self, handle: RunHandle) -> RunHandle:
+        """Keep it in mind, so that its connection is closed with the ledger."""
+        self._handles.append(handle)
+        return handle
 
     @repeated
     def record_event(self, kind: str, payload: Mapping[str, object], run_id: str | None = None) -> None:

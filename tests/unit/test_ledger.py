@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,12 +33,13 @@ from integrity.ledger.models import (
 )
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.settings import Settings, load_settings
+from tests.ledger import place
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger_url: str | None) -> Settings:
     monkeypatch.chdir(tmp_path)
-    return load_settings({"state_dir": tmp_path / "state"}, environ={}).settings
+    return load_settings(place(tmp_path / "state", ledger_url), environ={}).settings
 
 
 @pytest.fixture
@@ -60,8 +61,16 @@ def missing(key: bytes, **more: object) -> NewFinding:
 # -- schema ------------------------------------------------------------------------------------------------------------
 
 
-def test_migrations_from_nothing_make_what_the_models_say(ledger: Ledger) -> None:
-    with ledger.engine.connect() as connection:
+@pytest.fixture
+def fresh(tmp_path: Path, fresh_ledger_url: str | None) -> Iterator[Ledger]:
+    """A ledger whose schema was made when it was opened."""
+    opened = open_ledger(load_settings(place(tmp_path / "fresh", fresh_ledger_url), environ={}).settings)
+    yield opened
+    opened.close()
+
+
+def test_migrations_from_nothing_make_what_the_models_say(fresh: Ledger) -> None:
+    with fresh.engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
@@ -113,7 +122,15 @@ def test_a_state_folder_that_cannot_be_made_is_a_ledger_error(tmp_path: Path) ->
         assert "--state-dir" in caught.value.remedy
 
 
-def test_a_ledger_file_that_is_no_database_is_a_ledger_error(settings: Settings) -> None:
+@pytest.fixture
+def in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The default: SQLite in the state folder."""
+    monkeypatch.chdir(tmp_path)
+    return load_settings({"state_dir": tmp_path / "state"}, environ={}).settings
+
+
+def test_a_ledger_file_that_is_no_database_is_a_ledger_error(in_a_file: Settings) -> None:
+    settings = in_a_file
     settings.state_dir.mkdir()
     (settings.state_dir / "ledger.sqlite3").write_bytes(b"this is no database" * 100)
 
@@ -121,7 +138,8 @@ def test_a_ledger_file_that_is_no_database_is_a_ledger_error(settings: Settings)
         open_ledger(settings)
 
 
-def test_a_folder_in_place_of_the_ledger_file_is_a_ledger_error(settings: Settings) -> None:
+def test_a_folder_in_place_of_the_ledger_file_is_a_ledger_error(in_a_file: Settings) -> None:
+    settings = in_a_file
     (settings.state_dir / "ledger.sqlite3").mkdir(parents=True)
 
     with pytest.raises(LedgerError):
@@ -147,8 +165,10 @@ def test_a_ledger_that_cannot_be_opened_is_told_without_its_password(tmp_path: P
     assert caught.value.remedy
 
 
-def test_the_state_folder_is_for_its_owner_only(ledger: Ledger, settings: Settings) -> None:
-    assert settings.state_dir.stat().st_mode & 0o077 == 0
+def test_the_state_folder_is_for_its_owner_only(in_a_file: Settings) -> None:
+    open_ledger(in_a_file).close()
+
+    assert in_a_file.state_dir.stat().st_mode & 0o077 == 0
 
 
 def test_naive_times_are_refused_and_aware_ones_come_back_in_utc(ledger: Ledger, run: RunHandle) -> None:
@@ -421,11 +441,9 @@ TAMPERING: dict[str, tuple[str, int]] = {
 @pytest.mark.parametrize("name", TAMPERING)
 def test_tampering_is_found_where_it_was_done(ledger: Ledger, six_events: RunHandle, name: str) -> None:
     statements, where = TAMPERING[name]
-    path = ledger.engine.url.database
-    assert path
-    connection = sqlite3.connect(path)
-    connection.executescript(statements)
-    connection.close()
+    with writing(ledger.engine) as connection:
+        for statement in statements.split(";"):
+            connection.exec_driver_sql(statement)
 
     state = ledger.chain_state()
 
@@ -453,7 +471,7 @@ def test_a_write_that_fails_leaves_no_event(
 
 
 def test_reading_writes_nothing(ledger: Ledger, run: RunHandle) -> None:
-    with reading(ledger.engine) as connection:
+    with suppress(LedgerError), reading(ledger.engine) as connection:  # PostgreSQL refuses it.
         connection.execute(text("UPDATE run SET label = 'changed'"))
 
     assert ledger.find_run(run.id).label is None

@@ -38,14 +38,15 @@ from integrity.ledger.sync_board import (
     read_status,
 )
 from integrity.ledger.vocabulary import Ask, Decision, Direction, StepState, SyncState
-from integrity.settings import Settings
+from integrity.settings import Settings, load_settings
+from tests.ledger import place
 
 FORWARD = SyncStatus(Direction.FORWARD, SyncState.FOLLOWING, "tracking")
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "state")
+def settings(tmp_path: Path, ledger_url: str | None) -> Settings:
+    return load_settings(place(tmp_path / "state", ledger_url), environ={}).settings
 
 
 @pytest.fixture
@@ -215,9 +216,9 @@ def test_only_the_owner_of_a_run_may_ask_for_it(ledger: Ledger, sync: RunHandle,
         assert (question.number, question.ask) == (number, Ask.DRAIN)
 
 
-def follow(state_dir: Path, run_id: str) -> None:
+def follow(state_dir: Path, ledger_url: str | None, run_id: str) -> None:
     """A sync process: publishes without a break, and answers each question with its number, until told to stop."""
-    ledger = open_ledger(Settings(state_dir=state_dir))
+    ledger = open_ledger(load_settings(place(state_dir, ledger_url), environ={}).settings)
     with closing(ledger), SyncBoard(ledger.engine, run_id) as board:
         for turn in range(1_000_000):
             board.publish(SyncStatus(Direction.FORWARD, SyncState.FOLLOWING, "tracking", dirty=turn))
@@ -230,9 +231,10 @@ def follow(state_dir: Path, run_id: str) -> None:
 
 
 def test_no_question_is_lost_between_two_processes(
-    ledger: Ledger, settings: Settings, sync: RunHandle
+    ledger: Ledger, settings: Settings, sync: RunHandle, ledger_url: str | None
 ) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=follow, args=(settings.state_dir, sync.id))
+    arguments = (settings.state_dir, ledger_url, sync.id)
+    process = multiprocessing.get_context("spawn").Process(target=follow, args=arguments)
     process.start()
     try:
         until = monotonic() + 60
@@ -371,7 +373,8 @@ decisions = st.lists(
 
 def plainly(made: Sequence[ApprovalRecord], *, separate: bool, requester: str | None = None) -> Standing:
     """Where a gate stands, read off the list instead of walked through."""
-    rejections = [place for place, each in enumerate(made) if each.decision is Decision.REJECTED]
+    no = {Decision.REJECTED, Decision.REPEAT}
+    rejections = [place for place, each in enumerate(made) if each.decision in no]
     since = made[rejections[-1] + 1 :] if rejections else made
     approved = [each.by for each in since if each.decision is Decision.APPROVED]
     broken = [each.by for each in since if each.decision is Decision.BREAK_GLASS]

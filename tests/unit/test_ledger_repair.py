@@ -15,12 +15,13 @@ from integrity.ledger.database import writing
 from integrity.ledger.models import FindingClass, FindingState, PhaseName, RepairAction, RunKind, RunState
 from integrity.ledger.store import NewFinding, NewRepair
 from integrity.settings import Settings, load_settings
+from tests.ledger import place
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger_url: str | None) -> Settings:
     monkeypatch.chdir(tmp_path)
-    return load_settings({"state_dir": tmp_path / "state"}, environ={}).settings
+    return load_settings(place(tmp_path / "state", ledger_url), environ={}).settings
 
 
 @pytest.fixture

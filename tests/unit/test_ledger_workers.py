@@ -16,15 +16,16 @@ from integrity.ledger.database import writing
 from integrity.ledger.models import FindingClass, PhaseName, RunKind, RunState
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.settings import Settings, load_settings
+from tests.ledger import place
 
 WORKERS = 4
-PAGES = 500
+PAGES = 150
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger_url: str | None) -> Settings:
     monkeypatch.chdir(tmp_path)
-    return load_settings({"state_dir": tmp_path / "state"}, environ={}).settings
+    return load_settings(place(tmp_path / "state", ledger_url), environ={}).settings
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def run(ledger: Ledger, settings: Settings) -> RunHandle:
     return ledger.start_run(RunKind.MIGRATE, settings)
 
 
-def work(state_dir: str, run_id: str, owner: str, number: int) -> None:
+def work(state_dir: Path, ledger_url: str | None, run_id: str, owner: str, number: int) -> None:
     """What a worker does, without the servers: a finding, a checkpoint and now and then a measurement per page."""
-    ledger = open_ledger(load_settings({"state_dir": state_dir}, environ={}).settings)
+    ledger = open_ledger(load_settings(place(state_dir, ledger_url), environ={}).settings)
     # So short a lease is renewed all the time: the run row is written too.
     handle = ledger.join(run_id, owner, lease_seconds=0.2)
     for page in range(1, PAGES + 1):
@@ -51,18 +52,18 @@ def work(state_dir: str, run_id: str, owner: str, number: int) -> None:
         done = page == PAGES
         state = CheckpointState(0, page * 7, page, page * 10, page * 100, done, number, WORKERS)
         handle.checkpoint(PhaseName.STREAM, "server", state)
-        if page % 50 == 0:
+        if page % 15 == 0:
             handle.measure(PhaseName.STREAM, page, page)
     handle.close()
     ledger.close()
 
 
 def test_what_several_processes_write_at_once_is_all_there(
-    ledger: Ledger, run: RunHandle, settings: Settings
+    ledger: Ledger, run: RunHandle, settings: Settings, ledger_url: str | None
 ) -> None:
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=work, args=(str(settings.state_dir), run.id, run.owner, number))
+        context.Process(target=work, args=(settings.state_dir, ledger_url, run.id, run.owner, number))
         for number in range(WORKERS)
     ]
     for worker in workers:
@@ -82,7 +83,7 @@ def test_what_several_processes_write_at_once_is_all_there(
     assert {f.key for f in ledger.iterate_findings(run.id)} == {
         b"%d:%d" % (number, page) for number in range(WORKERS) for page in range(1, PAGES + 1)
     }
-    assert len(ledger.measurements(run.id)) == WORKERS * PAGES // 50
+    assert len(ledger.measurements(run.id)) == WORKERS * PAGES // 15
     # run.started is the first.
     assert (ledger.chain_state().intact, ledger.chain_state().events) == (True, events + 1)
 
