@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     SOURCE_PERMISSION = 14
     SOURCE_FULL = 15
     SOURCE_READ_ONLY = 16
+    SOURCE_REPLICATION = 17
     SOURCE_PROTOCOL = 19
     TARGET_UNREACHABLE = 20
     TARGET_AUTHENTICATION = 21
@@ -35,6 +36,7 @@ class ExitCode(IntEnum):
     TARGET_PERMISSION = 24
     TARGET_FULL = 25
     TARGET_READ_ONLY = 26
+    TARGET_REPLICATION = 27
     TARGET_PROTOCOL = 29
     ORCHESTRATOR = 30
     ENVIRONMENT = 31
@@ -62,6 +64,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.SOURCE_PERMISSION: "source: the user lacks a right",
     ExitCode.SOURCE_FULL: "source: out of memory",
     ExitCode.SOURCE_READ_ONLY: "source: refuses writes",
+    ExitCode.SOURCE_REPLICATION: "source: its replication broke off",
     ExitCode.SOURCE_PROTOCOL: "source: an answer that is not understood",
     ExitCode.TARGET_UNREACHABLE: "target: no connection, or lost",
     ExitCode.TARGET_AUTHENTICATION: "target: user or password refused",
@@ -70,6 +73,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.TARGET_PERMISSION: "target: the user lacks a right",
     ExitCode.TARGET_FULL: "target: out of memory",
     ExitCode.TARGET_READ_ONLY: "target: read-only replica, or writes refused",
+    ExitCode.TARGET_REPLICATION: "target: its replication of the source did not come to its end",
     ExitCode.TARGET_PROTOCOL: "target: an answer that is not understood",
     ExitCode.ORCHESTRATOR: "the flow orchestrator could not be started or lost the flow",
     ExitCode.ENVIRONMENT: "the applications' environment could not be read or written",
@@ -87,6 +91,7 @@ _SERVER_OFFSET: tuple[tuple[type[errors.ServerError], int], ...] = (
     (errors.PermissionRefused, 4),
     (errors.ServerFull, 5),
     (errors.ServerReadOnly, 6),
+    (errors.ReplicationFailed, 7),
 )
 
 

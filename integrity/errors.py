@@ -24,7 +24,7 @@
         ├── PermissionRefused        the user lacks the right to run a command            (exit x4)
         ├── ServerFull               out of memory                                        (exit x5)
         ├── ServerReadOnly           a read-only replica, or writes refused               (exit x6)
-        ├── ReplicationFailed        its own replication did not come to its end          (exit x9)
+        ├── ReplicationFailed        its own replication did not come to its end          (exit x7)
         └── ProtocolError            an answer that is not understood                     (exit x9)
 
 ``x`` is 1 for the source and 2 for the target; :mod:`greenfly.exit_codes` holds the table that people read.

@@ -31,12 +31,15 @@ SERVER_ERRORS: dict[type[ServerError], int] = {
     errors.PermissionRefused: 4,
     errors.ServerFull: 5,
     errors.ServerReadOnly: 6,
+    errors.ReplicationFailed: 7,
     errors.ProtocolError: 9,
 }
 OTHER_ERRORS: dict[type[GreenflyError], int] = {
     errors.ConfigurationError: 2,
     errors.Refused: 4,
     errors.LedgerError: 5,
+    errors.LedgerUnreachable: 5,
+    errors.LedgerCollision: 5,
     errors.ArtifactError: 6,
     errors.Undone: 8,
     errors.Unfinished: 9,
