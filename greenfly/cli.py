@@ -16,6 +16,7 @@ from greenfly.commands import (
     audit,
     config,
     cutover,
+    db,
     demo,
     flow,
     migrate,
@@ -58,6 +59,7 @@ app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(runs.app, name="runs")
 app.add_typer(flow.app, name="flow")
 app.add_typer(config.app, name="config")
+app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")
 
 

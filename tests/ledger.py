@@ -28,11 +28,10 @@ from sqlalchemy.exc import OperationalError
 from greenfly.demo.process import free_port
 from greenfly.demo.servers import docker_answers
 from integrity.address import mask_url
-from integrity.ledger import assess_models, live_models  # noqa: F401  (their tables belong to the metadata)
 from integrity.ledger.database import SCHEMA_HEAD
 from integrity.ledger.migrate import known_revisions, upgrade
-from integrity.ledger.models import Base
 from integrity.ledger.schema import version_of
+from integrity.ledger.tables import METADATA
 
 URL_VARIABLE: Final = "GREENFLY_TEST_POSTGRES_URL"
 REQUIRED_VARIABLE: Final = "GREENFLY_REQUIRE_POSTGRES"
@@ -80,7 +79,7 @@ class Postgres:
         """The one database that tests share, with the newest schema and nothing in it."""
         if self._shared is None:
             self._shared = self.database()
-        tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+        tables = ", ".join(table.name for table in METADATA.sorted_tables)
         engine = create_engine(self._shared)
         with engine.connect() as connection:
             version = version_of(connection)

@@ -38,9 +38,14 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         migrate_on(connection, revision)
 
 
-def downgrade(engine: Engine, revision: str) -> None:
-    """Take the schema back to *revision*, whatever is lost by it."""
+def migrate_back_on(connection: Connection, revision: str) -> None:
+    """Take the schema back to *revision* in the caller's transaction, whatever is lost by it."""
     config = alembic_config()
+    config.attributes["connection"] = connection
+    command.downgrade(config, revision)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take the schema back to *revision*, whoever uses it, and whatever is lost by it."""
     with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
+        migrate_back_on(connection, revision)

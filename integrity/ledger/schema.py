@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Engine, inspect, select, text
 
@@ -15,6 +16,8 @@ from integrity.ledger.transactions import reading, shown, writing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_LOOK_SECONDS: Final = 0.5
 
 
 def version_of(connection: Connection) -> str | None:
@@ -110,3 +113,20 @@ def live_runs(connection: Connection) -> Sequence[str]:
     """Ids of the runs whose processes renew their leases; these columns are in every schema."""
     query = select(Run.id).where(Run.state == RunState.RUNNING, Run.lease_until >= datetime.now(UTC))
     return list(connection.scalars(query.order_by(Run.id)))
+
+
+def bring_up_when_quiet(engine: Engine, seconds: float) -> str | None:
+    """The same as :func:`bring_up`, waiting so long for runs that are under way.
+
+    :raises LedgerError: the schema is newer than this version knows.
+    :raises Refused: a run is still under way.
+    """
+    until = monotonic() + seconds
+    while True:
+        try:
+            return bring_up(engine)
+        except Refused:
+            left = until - monotonic()
+            if left <= 0:
+                raise
+            sleep(min(left, _LOOK_SECONDS))

@@ -5,14 +5,11 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from integrity.ledger import assess_models, live_models, review_models  # noqa: F401  (their tables belong to the metadata)
-from integrity.ledger.models import Base
+from integrity.ledger.tables import METADATA
 
 connection = context.config.attributes.get("connection")
 if not isinstance(connection, Connection):
     raise TypeError("run migrations through integrity.ledger.migrate")
-context.configure(
-    connection=connection, target_metadata=Base.metadata, render_as_batch=True, compare_type=True
-)
+context.configure(connection=connection, target_metadata=METADATA, render_as_batch=True, compare_type=True)
 with context.begin_transaction():
     context.run_migrations()
