@@ -32,6 +32,7 @@ from integrity.audit.settings import AuditSettings
 from integrity.errors import ConfigurationError
 from integrity.flow_settings import FlowSettings
 from integrity.native.settings import NativeSettings
+from integrity.review_settings import ReviewSettings
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
 from integrity.section import Section
 from integrity.strategy import Strategy
@@ -340,6 +341,7 @@ class Settings(BaseSettings):
     rollback: RollbackSettings = RollbackSettings()
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()
+    review: ReviewSettings = ReviewSettings()
     flows: FlowSettings = FlowSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
