@@ -19,10 +19,12 @@ from greenfly.commands import (
     db,
     demo,
     flow,
+    metrics,
     migrate,
     repair,
     report,
     runs,
+    serve,
     snapshot,
     sync,
     verify,
@@ -52,6 +54,7 @@ app.command("rollback", short_help="Move the applications back to blue, with wha
 app.command("approve", short_help="Approve, request or reject a cutover.")(approve.approve)
 app.command("verify", short_help="Compare every key of both servers.")(verify.verify)
 app.command("repair", short_help="Re-copy exactly what a run found to differ, and prove it.")(repair.repair)
+app.command("serve", short_help="Serve the flows with schedules, and the rollback's webhook.")(serve.serve)
 app.command("report", short_help="Write a run's report again.")(report.report)
 app.command("demo", short_help="Migrate made-up data between servers of its own.")(demo.demo)
 app.add_typer(assess.app, name="assess")
@@ -61,6 +64,7 @@ app.add_typer(flow.app, name="flow")
 app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")
+app.add_typer(metrics.app, name="metrics")
 
 
 @app.command("exit-codes")

@@ -31,6 +31,7 @@ from integrity.assess.settings import AssessSettings
 from integrity.audit.settings import AuditSettings
 from integrity.errors import ConfigurationError
 from integrity.flow_settings import FlowSettings
+from integrity.metrics_settings import MetricsSettings, TracingSettings
 from integrity.native.settings import NativeSettings
 from integrity.review_settings import ReviewSettings
 from integrity.rule_text import read_map, read_pattern, read_prefix, read_rename, read_size
@@ -319,7 +320,8 @@ class Settings(BaseSettings):
         EndpointSettings(), description="a replica of the source to read from, instead of the source itself"
     )
     scratch: EndpointSettings = Field(
-        EndpointSettings(), description="a server for rehearsals and tried backups, which fill it and empty it"
+        EndpointSettings(),
+        description="a server for rehearsals and tried backups, which fill it and empty it",
     )
     databases: tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...] | None = Field(
         None, description="only these databases; all that hold keys by default"
@@ -343,6 +345,8 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     review: ReviewSettings = ReviewSettings()
     flows: FlowSettings = FlowSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     state_dir: Path = Field(default_factory=default_state_dir, description="ledger, snapshots, reports")
     ledger_url: SecretStr | None = Field(
         None, description="SQLAlchemy URL; SQLite in the state folder by default"
