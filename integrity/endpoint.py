@@ -232,6 +232,7 @@ class Endpoint:
     def _identify_cluster(self, connection: ClusterConnection) -> Identity:
         """
         :raises ServerError: a master is lost, loading, or does not allow a question.
+        :raises Refused: its nodes are Dragonflies.
         """
         cluster = connection.cluster()
         probes = []
@@ -253,6 +254,11 @@ class Endpoint:
             "none" if isinstance(reply, ErrorReply) else _field_expiries(info)
             for reply, info in zip(fields, infos, strict=True)
         }
+        if engine == "dragonfly":
+            raise Refused(
+                f"{self.role.capitalize()} {self} is a cluster of Dragonflies, which this version does not read.",
+                "A Dragonfly that serves every slot by itself (cluster_mode=emulated) is addressed by redis://.",
+            )
         return Identity(
             address=str(self),
             engine=engine,

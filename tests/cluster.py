@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -26,6 +27,10 @@ from tests.raw import Argument, Raw, Reply, as_bytes, as_int, as_list
 from tests.servers import connect
 
 SLOTS: Final = 16384
+deep: Final = pytest.mark.skipif(
+    os.environ.get("GREENFLY_TEST_CLUSTER_DEEP") != "1", reason="GREENFLY_TEST_CLUSTER_DEEP=1 runs it"
+)
+"""For variants of a story of which another one always runs: an election takes its time."""
 _SECONDS: Final = 20.0
 
 
