@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from flows.observing import observed_operation
 from flows.sequence import Outcome, read_outcome
 from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused
 from integrity.ledger import Ledger, open_ledger
@@ -14,7 +15,7 @@ from integrity.ledger.naming import operator_name
 from integrity.ledger.operations import under_way
 from integrity.ledger.store import RunHandle
 from integrity.ledger.sync_board import SyncBoard
-from integrity.ledger.vocabulary import Ask, Decision
+from integrity.ledger.vocabulary import Ask, Decision, RunKind
 from integrity.progress import Progress, Silent
 from integrity.settings import Settings
 from integrity.switch import operate
@@ -96,6 +97,7 @@ def plan_rollback(settings: Settings, wanted: str, *, abandon: bool) -> Operatio
         ledger.close()
 
 
+@observed_operation(RunKind.CUTOVER)
 def cut_over(settings: Settings, wanted: str, progress: Progress) -> Outcome:
     """Cut over, and report.
 
@@ -107,6 +109,7 @@ def cut_over(settings: Settings, wanted: str, progress: Progress) -> Outcome:
     )
 
 
+@observed_operation(RunKind.ROLLBACK)
 def roll_back(
     settings: Settings, wanted: str, progress: Progress, *, abandon: bool, reason: str
 ) -> Outcome | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from flows.observing import observed
 from integrity.errors import GreenflyError, LedgerError
 from integrity.from_rdb.job import FileJob
 from integrity.ledger import Ledger, models, open_ledger
@@ -396,6 +397,7 @@ def snapshot(
     return _run(settings, RunKind.SNAPSHOT, progress, step, flow_run_id, phases)
 
 
+@observed
 def _run(
     settings: Settings,
     kind: RunKind,
