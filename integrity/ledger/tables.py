@@ -6,9 +6,9 @@ from typing import Final
 
 from sqlalchemy import MetaData
 
-from integrity.ledger import assess_models, live_models, review_models
+from integrity.ledger import assess_models, live_models, range_models, review_models
 from integrity.ledger.models import Base
 
-__all__ = ["METADATA", "assess_models", "live_models", "review_models"]
+__all__ = ["METADATA", "assess_models", "live_models", "range_models", "review_models"]
 
 METADATA: Final[MetaData] = Base.metadata
