@@ -315,6 +315,8 @@ class Run:
 
     def _goes_on_natively(self, source: Endpoint, target: Endpoint, identity: Identity) -> bool:
         """Whether the target is a replica of this source, as a killed run leaves it; then the road is settled."""
+        if self.kind not in {RunKind.MIGRATE, RunKind.SYNC}:
+            return False
         if not self._is_native or not follows_source(self.settings, source, target, identity):
             return False
         self.settings = self.settings.model_copy(update={"strategy": Strategy.NATIVE})
@@ -586,6 +588,8 @@ class Run:
             attachment = None
         if attachment is not None:
             phase.replicated_by(attachment)
+        else:
+            phase.replicated_by_nobody()
 
     def _seen_again(self, servers: Servers) -> Servers:
         """Replication carries databases that did not exist when the run began, too."""

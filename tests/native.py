@@ -74,6 +74,12 @@ class Answering(Proxy):
             client.shutdown(socket.SHUT_RDWR)
 
 
+def released(green: Store) -> None:
+    """Whatever a test came to, the next one finds a master that knows no password."""
+    ask(green, "REPLICAOF", "NO", "ONE")
+    ask(green, "CONFIG", "SET", "masterauth", "")
+
+
 def stage(url: str) -> str:
     """What green's ROLE says: ``master``, or how far a replica is."""
     with Raw(url) as raw:

@@ -36,7 +36,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check(
         "data.sentinel-key",
         "A key under the name of the sentinel",
-        _BLOCKING,
+        _WARNING,
         look_at_sentinel_key,
         strategies=frozenset({Strategy.NATIVE}),
         at_cutover=False,

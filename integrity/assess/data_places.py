@@ -60,9 +60,9 @@ def look_at_sentinel_key(subject: Subject) -> Finding:
     if not taken:
         return passed(f"No key is called {name}.", databases=databases)
     return noticed(
-        Severity.BLOCKING,
+        Severity.WARNING,
         f"There is a key {name} in {plural(len(taken), 'database')} ({', '.join(map(str, taken))}); the native "
-        "strategy would overwrite and delete it.",
+        "strategy leaves it alone, and goes by replication offsets alone there.",
         "Choose another name (native.sentinel_key), or delete it if an earlier run that was killed left it.",
         {"databases": taken},
     )

@@ -159,6 +159,13 @@ class SyncPhase:
             keep=self._keep,
         )
 
+    def replicated_by_nobody(self) -> None:
+        """Green was a replica, perhaps when it was looked at first, and is none any more.
+
+        :raises ServerError: green is lost.
+        """
+        self._follower.carry_again(self._follower.link.target.identify(), caught_up=False)
+
     def close(self) -> None:
         """Stop being told of changes."""
         if self._attached is not None and not self._attached.ended:

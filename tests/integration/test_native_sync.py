@@ -12,6 +12,7 @@ from time import sleep
 
 import pytest
 
+from tests.cli import dig
 from tests.faults.sync_move import (
     QUICK,
     assert_same,
@@ -36,6 +37,7 @@ ATTACHED = f'{QUICK}\n[native]\nfollow = "replication"\n[cutover]\nconfirm = "en
 def native(blue: Store, green_dragonfly: Store, tmp_path: Path) -> Iterator[Callable[..., Live]]:
     """A move by the native road, with more of ``greenfly.toml``."""
     blue.client.config_set("repl-diskless-sync-delay", 0)
+    blue.client.config_resetstat()  # which commands were used is assessed
     moves = []
 
     def make(settings: str = ATTACHED) -> Live:
@@ -153,7 +155,9 @@ def test_a_killed_process_leaves_green_attached_and_the_next_one_goes_on(
     live.wait_until_clean()
     assert stage(green_dragonfly.url) == "online"
     planned = live.run("cutover", "--dry-run", "--json")
-    assert planned.code == 0, planned.out + planned.err
+    gates = dig(planned.json(), "gates")
+    assert isinstance(gates, list)
+    assert [gate for gate in gates if not dig(gate, "passed")] == [], planned.err
     assert stage(green_dragonfly.url) == "online"
     done = stopped(live, process)
     assert (done.code, done.verdict) == (0, "PASS"), done.log
