@@ -9,6 +9,7 @@ from typing import Final
 from flows.observing import observed_operation
 from flows.sequence import Outcome, read_outcome
 from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused
+from integrity.flow_links import link_flow_run
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.approvals import record_decision, standing
 from integrity.ledger.naming import operator_name
@@ -98,23 +99,34 @@ def plan_rollback(settings: Settings, wanted: str, *, abandon: bool) -> Operatio
 
 
 @observed_operation(RunKind.CUTOVER)
-def cut_over(settings: Settings, wanted: str, progress: Progress) -> Outcome:
+def cut_over(
+    settings: Settings, wanted: str, progress: Progress, *, flow_run_id: str | None = None
+) -> Outcome:
     """Cut over, and report.
 
+    :param flow_run_id: the flow run that this belongs to.
     :raises GreenflyError: it did not go through; recorded, with a report.
     """
     return _operated(
         settings,
         lambda ledger, started: operate.cut_over(settings, ledger, wanted, progress, on_started=started),
+        flow_run_id,
     )
 
 
 @observed_operation(RunKind.ROLLBACK)
 def roll_back(
-    settings: Settings, wanted: str, progress: Progress, *, abandon: bool, reason: str
+    settings: Settings,
+    wanted: str,
+    progress: Progress,
+    *,
+    abandon: bool,
+    reason: str,
+    flow_run_id: str | None = None,
 ) -> Outcome | None:
     """Roll back, and report; None where the applications are on blue already.
 
+    :param flow_run_id: the flow run that this belongs to.
     :raises GreenflyError: it did not go through; recorded, with a report.
     """
     ledger = open_ledger(settings)
@@ -132,15 +144,26 @@ def roll_back(
         lambda ledger, started: operate.roll_back(
             settings, ledger, wanted, progress, abandon=abandon, reason=reason, on_started=started
         ),
+        flow_run_id,
     )
 
 
-def _operated(settings: Settings, operation: Callable[[Ledger, Callable[[str], None]], Operated]) -> Outcome:
+def _operated(
+    settings: Settings,
+    operation: Callable[[Ledger, Callable[[str], None]], Operated],
+    flow_run_id: str | None,
+) -> Outcome:
     ledger = open_ledger(settings)
     runs: list[str] = []
+
+    def started(run_id: str) -> None:
+        runs.append(run_id)
+        if flow_run_id is not None:
+            link_flow_run(ledger, run_id, flow_run_id)
+
     try:
         try:
-            done = operation(ledger, runs.append)
+            done = operation(ledger, started)
         except GreenflyError as error:
             if runs:
                 error.add_note(f"run {runs[0]}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from flows.observing import observed
+from integrity.endpoint import Endpoint
 from integrity.errors import GreenflyError, LedgerError
 from integrity.from_rdb.job import FileJob
 from integrity.ledger import Ledger, models, open_ledger
@@ -19,9 +20,11 @@ from integrity.ledger.models import FindingState, RunKind, Verdict
 from integrity.migration import Run, settings_as_started
 from integrity.phases.sync import SyncPhase
 from integrity.progress import Progress
+from integrity.rehearsal import REHEARSED, Comparison, compare_with_previous
 from integrity.repair import open_findings, repairable_run, servers_now
 from integrity.repair_plan import KeyPlan, RepairPlanner
-from integrity.settings import Settings
+from integrity.scratch import claim_scratch, empty_scratch, on_scratch
+from integrity.settings import ConflictPolicy, Settings
 from integrity.strategy import Strategy
 from integrity.switch.operate import stand_by
 from reports import ReportFiles, write_report
@@ -191,17 +194,7 @@ def migrate(
     """
 
     def phases(run: Run) -> None:
-        servers = step("check", run.check)
-        choice = step("assess", lambda: run.assess(servers))
-        if settings.snapshot.enabled and not run.has_snapshot:
-            step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
-        if choice.strategy is Strategy.NATIVE:
-            servers = step("replicate", lambda: run.replicate(servers))
-        else:
-            step("stream", lambda: run.stream(servers))
-        step("verify", lambda: run.verify(servers))
-        if choice.strategy is Strategy.NATIVE:
-            step("repair", lambda: run.repair_dropped(servers))
+        _copy_and_prove(settings, run, step)
 
     return _run(
         settings,
@@ -213,6 +206,54 @@ def migrate(
         resume=resume,
         resume_if_any=resume_if_any,
     )
+
+
+def _copy_and_prove(settings: Settings, run: Run, step: Step) -> None:
+    servers = step("check", run.check)
+    choice = step("assess", lambda: run.assess(servers))
+    if settings.snapshot.enabled and not run.has_snapshot:
+        step("snapshot", lambda: run.snapshot(servers.source, servers.source_identity, servers.databases))
+    if choice.strategy is Strategy.NATIVE:
+        servers = step("replicate", lambda: run.replicate(servers))
+    else:
+        step("stream", lambda: run.stream(servers))
+    step("verify", lambda: run.verify(servers))
+    if choice.strategy is Strategy.NATIVE:
+        step("repair", lambda: run.repair_dropped(servers))
+
+
+def rehearse(
+    settings: Settings,
+    progress: Progress,
+    step: Step = directly,
+    flow_run_id: str | None = None,
+    *,
+    compared: Callable[[Comparison], None] = lambda _: None,
+) -> Outcome:
+    """Empty the scratch server, migrate into it, compare with the last rehearsal, report.
+
+    :param compared: told how it compares with the one before.
+    :raises Refused: the scratch server is none, or somebody else's.
+    :raises GreenflyError: the run broke off; it is recorded, and has a report where the ledger can be used.
+    """
+    rehearsed = on_scratch(settings).model_copy(
+        update={"copying": settings.copying.model_copy(update={"conflict": ConflictPolicy.FAIL})}
+    )
+
+    def phases(run: Run) -> None:
+        scratch = Endpoint.from_settings("target", rehearsed.target)
+        # Recorded before anything is emptied: of two that begin at the same moment, each sees the other.
+        run.handle.identify(source=None, target=None, source_address=None, target_address=str(scratch))
+        run.handle.event(REHEARSED, {"scratch": str(scratch)})
+        step("scratch", lambda: claim_scratch(settings, run.ledger, run.id))
+        _copy_and_prove(rehearsed, run, step)
+        if not settings.flows.keep_scratch:
+            step("empty", lambda: empty_scratch(settings, run.ledger, run.id))
+
+    def afterwards(ledger: Ledger, run_id: str) -> None:
+        compared(step("compare", lambda: compare_with_previous(ledger, run_id)))
+
+    return _run(rehearsed, RunKind.MIGRATE, progress, step, flow_run_id, phases, afterwards=afterwards)
 
 
 def migrate_file(
@@ -410,7 +451,11 @@ def _run(
     resume_if_any: bool = False,
     parent: models.Run | None = None,
     source_name: str | None = None,
+    afterwards: Callable[[Ledger, str], None] | None = None,
 ) -> Outcome:
+    """
+    :param afterwards: told of the run when it has ended well, before its report is written.
+    """
     ledger = open_ledger(settings)
     try:
         if resume or (resume_if_any and Run.broken_off(settings, ledger, kind, source_name) is not None):
@@ -427,6 +472,8 @@ def _run(
                 report = write_report(ledger, run.id, directory)
                 error.add_note(f"report {report.html}")
             raise
+        if afterwards is not None:
+            afterwards(ledger, run.id)
         report = step("report", lambda: write_report(ledger, run.id, directory))
         return read_outcome(ledger, run.id, report)
     finally:

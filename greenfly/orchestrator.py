@@ -1,4 +1,4 @@
-"""Starting a flow from the command line: on the server that PREFECT_API_URL names, else on a local one of our own.
+"""Starting and serving flows from the command line: on the server of PREFECT_API_URL, else on a local one of our own.
 
 The local server is Prefect's own, started for one flow and stopped after it.  Prefect could embed one by itself, but
 that one would share our terminal: Ctrl-C would end it before the flow could tell it how it ended.
@@ -12,8 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from time import monotonic, sleep
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -22,7 +23,10 @@ from greenfly.demo.process import end_process, free_port
 from integrity.errors import OrchestratorFailed
 from integrity.ledger.database import prepare_state_dir
 from integrity.progress import Progress
-from integrity.settings import Settings
+from integrity.settings import CONFIG_FILE_VARIABLE, Settings, config_path
+
+if TYPE_CHECKING:
+    from flows.parameters import FlowParameters
 
 START_SECONDS: Final = 180.0
 """A server needs some 10 s, 20 s on a fresh home, longer on a busy machine."""
@@ -50,28 +54,29 @@ def prepare_environment(state_dir: Path) -> None:
 
 
 @contextmanager
-def local_server(state_dir: Path) -> Iterator[None]:
+def local_server(state_dir: Path, *, port: int = 0, page: bool = False) -> Iterator[None]:
     """A Prefect server on loopback for as long as the block runs; nothing where PREFECT_API_URL names one.
 
+    :param port: 0 takes a free one.
+    :param page: whether it also serves Prefect's page.
     :raises OrchestratorFailed: it does not answer within :data:`START_SECONDS`.
     """
     prepare_environment(state_dir)
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
-    port = free_port()
+    port = port or free_port()
     log_path = Path(os.environ["PREFECT_HOME"]) / "server.log"
     command = [
         sys.executable,
         "-m",
-        "prefect",
-        "server",
+        "greenfly.prefect_server",
         "start",
         "--host",
         "127.0.0.1",
         "--port",
         str(port),
-        "--no-ui",
+        *(() if page else ("--no-ui",)),
     ]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -101,8 +106,8 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log_path: P
     )
 
 
-def run_migrate_flow(settings: Settings, progress: Progress) -> Outcome:
-    """Run the migrate flow in this process and wait for its outcome.
+def run_flow(settings: Settings, progress: Progress, name: str, parameters: FlowParameters) -> Outcome | None:
+    """Run a flow in this process and wait for its outcome; None where it made no run.
 
     Settings go to the flow in memory: flow parameters are shown on Prefect's page, and a URL can hold a password.
 
@@ -116,17 +121,71 @@ def run_migrate_flow(settings: Settings, progress: Progress) -> Outcome:
         from prefect.exceptions import PrefectException
         from prefect.logging.handlers import APILogHandler
 
-        from flows.prefect_flows import MigrateParameters, in_this_process, migrate_flow
+        from flows.deployments import FLOWS
+        from flows.running import in_this_process
 
         with in_this_process(settings, progress) as outcomes:
             try:
-                migrate_flow(MigrateParameters.showing(settings))
+                FLOWS[name](parameters)
             except (PrefectException, HTTPError, RuntimeError) as error:
                 raise OrchestratorFailed(
                     f"Prefect could not run the flow ({type(error).__name__}: {error}).",
-                    "Check PREFECT_API_URL, or run the same job without an orchestrator: greenfly migrate.",
+                    f"Check PREFECT_API_URL, or run the same job without an orchestrator: greenfly {name}.",
                 ) from error
             finally:
                 # Logs travel in the background; the server must not end before the last of them has arrived.
                 APILogHandler().flush()
-        return outcomes[-1]
+        return outcomes[-1] if outcomes else None
+
+
+def serve_flows(settings: Settings, progress: Progress, *, config_file: Path | None) -> None:
+    """Serve all flows as deployments until this process is told to stop.
+
+    Flow runs are processes of their own, which read their settings like this one.
+
+    :param config_file: the configuration file, where one was named.
+    :raises OrchestratorFailed: Prefect's server could not be started or reached.
+    :raises ConfigurationError: a schedule cannot be used.
+    """
+    prepare_environment(settings.state_dir)
+    prepare_state_dir(settings.state_dir)
+    os.environ["GREENFLY_STATE_DIR"] = str(settings.state_dir.resolve())
+    if (path := config_path(config_file)) is not None:
+        os.environ[CONFIG_FILE_VARIABLE] = str(path.resolve())
+    with local_server(settings.state_dir, port=settings.flows.server_port, page=True):
+        from httpx import HTTPError
+        from prefect import serve
+        from prefect.exceptions import PrefectException
+
+        from flows.deployments import deployments
+
+        served = deployments(settings)
+        schedules = settings.flows.schedules.by_flow()
+        for deployment in served:
+            when = (
+                schedules.get(deployment.flow_name.removeprefix("greenfly-"))
+                if deployment.flow_name
+                else None
+            )
+            progress.say(
+                f"Serving {deployment.flow_name}/{deployment.name}"
+                + (f", at {when} ({settings.flows.timezone})." if when else ".")
+            )
+        progress.say(f"Prefect answers at {os.environ['PREFECT_API_URL'].removesuffix('/api')}.")
+        try:
+            serve(
+                *served,
+                limit=settings.flows.limit,
+                print_starting_message=False,
+                query_seconds=settings.flows.poll_seconds,
+            )
+        except (PrefectException, HTTPError, RuntimeError) as error:
+            raise OrchestratorFailed(
+                f"Prefect does not serve the flows any more ({type(error).__name__}: {error}).",
+                "Check PREFECT_API_URL; a rollback needs no orchestrator: greenfly rollback.",
+            ) from error
+
+
+def wait_for_signal() -> None:
+    """Return never; a signal ends it."""
+    Event().wait()

@@ -58,7 +58,7 @@ def test_the_flow_obeys_rules_and_shows_them(blue: Store, green_redis: Store, gr
 
 
 def test_parameters_are_settings_without_addresses(state_dir: Path) -> None:
-    from flows.prefect_flows import MigrateParameters
+    from flows.parameters import MigrateParameters
 
     settings = Settings.model_validate(
         {
@@ -84,7 +84,7 @@ def test_parameters_are_settings_without_addresses(state_dir: Path) -> None:
 
 
 def test_parameters_leave_other_rules_as_configured(tmp_path: Path) -> None:
-    from flows.prefect_flows import MigrateParameters
+    from flows.parameters import MigrateParameters
 
     config = tmp_path / "greenfly.toml"
     config.write_text('[rules]\ninclude = ["user:*"]\nexclude = ["*:tmp"]\n')
