@@ -42,7 +42,7 @@ matrix: setup ## write docs/matrix.md: every kind between all of SERVERS='PATH â
 
 lock: ## make requirements.lock anew from pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev \
-	  --extra postgres --extra dask --custom-compile-command "make lock" --upgrade --quiet pyproject.toml -o requirements.lock
+	  --extra postgres --extra tracing --extra dask --custom-compile-command "make lock" --upgrade --quiet pyproject.toml -o requirements.lock
 
 clean: ## remove what the demo and the tools left here
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
