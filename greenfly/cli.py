@@ -23,6 +23,7 @@ from greenfly.commands import (
     migrate,
     repair,
     report,
+    review,
     runs,
     serve,
     snapshot,
@@ -64,6 +65,7 @@ app.add_typer(flow.app, name="flow")
 app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
 app.add_typer(audit.app, name="audit")
+app.add_typer(review.app, name="review")
 app.add_typer(metrics.app, name="metrics")
 
 

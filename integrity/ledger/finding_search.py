@@ -164,17 +164,20 @@ def _databases(connection: Connection, run_id: str) -> Iterator[int]:
 
 
 def _combinations(connection: Connection, query: FindingQuery) -> list[tuple[FindingState, FindingClass]]:
-    """The states and classes that the run has, and the query asks for; None of them is counted."""
+    """The states and classes that the run has findings in; none of them is counted."""
     found: list[tuple[FindingState, FindingClass]] = []
-    pair = tuple_(Finding.state, Finding.finding_class)
-    base = select(Finding.state, Finding.finding_class).where(Finding.run_id == query.run_id)
-    base = base.order_by(Finding.state, Finding.finding_class).limit(1)
-    while True:
-        beyond = base.where(pair > tuple_(*map(literal, found[-1]))) if found else base
-        row = connection.execute(beyond).one_or_none()
-        if row is None:
-            return found
-        found.append((row[0], row[1]))
+    mine = Finding.run_id == query.run_id
+    state = connection.execute(select(func.min(Finding.state)).where(mine)).scalar()
+    while state is not None:
+        of_state = select(func.min(Finding.finding_class)).where(mine, Finding.state == state)
+        kind = connection.execute(of_state).scalar()
+        while kind is not None:
+            found.append((FindingState(state), FindingClass(kind)))
+            beyond = of_state.where(Finding.finding_class > kind)
+            kind = connection.execute(beyond).scalar()
+        next_state = select(func.min(Finding.state)).where(mine, Finding.state > state)
+        state = connection.execute(next_state).scalar()
+    return found
 
 
 # -- one key -----------------------------------------------------------------------------------------------------------
@@ -189,8 +192,9 @@ def _by_key(connection: Connection, query: FindingQuery, key: bytes, limit: int)
         Finding.key == key,
         *_filters(query, with_class=True),
     )
-    rows = connection.execute(wanted.order_by(Finding.id).limit(max(limit, 1_000)))
-    return FindingPage(tuple(map(_found, rows)), None)
+    # Without an order: asked for one, a planner may walk all findings in it.
+    rows = map(_found, connection.execute(wanted.limit(max(limit, 1_000))))
+    return FindingPage(tuple(sorted(rows, key=lambda row: row.id)), None)
 
 
 # -- many --------------------------------------------------------------------------------------------------------------

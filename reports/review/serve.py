@@ -1,0 +1,71 @@
+"""Serving the page until the process is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+
+import uvicorn
+
+from integrity.errors import ConfigurationError
+from integrity.ledger import Ledger
+from integrity.review_settings import ReviewSettings
+from reports.review.actions import Actions
+from reports.review.app import build_app
+
+_BACKLOG = 128
+
+
+def serve(
+    ledger: Ledger, settings: ReviewSettings, actions: Actions, on_ready: Callable[[str], None]
+) -> None:
+    """Serve; returns when the process was told to stop.
+
+    :param on_ready: told the address when somebody can connect.
+    :raises ConfigurationError: the address cannot be listened on, or the certificate cannot be used.
+    """
+    listener = _listen(settings)
+    port = int(listener.getsockname()[1])
+    config = uvicorn.Config(
+        build_app(ledger, settings, actions, port),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ssl_certfile=settings.tls_cert_file,
+        ssl_keyfile=settings.tls_key_file,
+        h11_max_incomplete_event_size=64 * 1024,
+        limit_concurrency=200,
+        timeout_graceful_shutdown=5,
+    )
+    try:
+        try:
+            config.load()
+        except OSError as error:  # also what a certificate or key is refused with
+            raise ConfigurationError(
+                f"The certificate or key of the review page cannot be used ({error.strerror or error}).",
+                "Check review.tls_cert_file and review.tls_key_file.",
+            ) from error
+        host = f"[{settings.host}]" if ip_address(settings.host).version == 6 else settings.host
+        on_ready(f"{'https' if settings.tls else 'http'}://{host}:{port}/")
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        listener.close()
+
+
+def _listen(settings: ReviewSettings) -> socket.socket:
+    family = socket.AF_INET6 if ip_address(settings.host).version == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"The review page cannot listen on {settings.host} port {settings.port} ({error.strerror}).",
+            "Give another one with --port, or end what listens there.",
+        ) from error
+    return listener
