@@ -122,22 +122,38 @@ def _guard(
     as_json: bool,
     quiet: bool,
 ) -> ExitCode:
+    from contextlib import ExitStack
+
+    from flows.breach_events import BreachEvents
     from greenfly.console import make_progress
     from integrity.switch.watch import watch as guard_green
 
     until = None if for_seconds is None else monotonic() + for_seconds
     progress = make_progress(quiet=quiet)
     line = WatchLine(progress)
-    run_id, outcome = guard_green(
-        settings,
-        settings.watch,
-        ledger,
-        subject,
-        _rollback(settings, ledger, subject, progress),
-        stop=lambda: until is not None and monotonic() >= until,
-        on_begin=line.begin,
-        on_look=line.show,
-    )
+    with ExitStack() as stack:
+        events = stack.enter_context(BreachEvents(settings, subject)) if settings.flows.events else None
+
+        def begin(run_id: str, baseline: Health | None) -> None:
+            line.begin(run_id, baseline)
+            if events is not None:
+                events.watch_run_id = run_id
+
+        def show(look: Look) -> None:
+            line.show(look)
+            if events is not None:
+                events.see(look)
+
+        run_id, outcome = guard_green(
+            settings,
+            settings.watch,
+            ledger,
+            subject,
+            _rollback(settings, ledger, subject, progress),
+            stop=lambda: until is not None and monotonic() >= until,
+            on_begin=begin,
+            on_look=show,
+        )
     code = ExitCode.OK if outcome.clean else ExitCode.BREACHED
     _print_outcome(run_id, subject, outcome, code, as_json=as_json)
     return code

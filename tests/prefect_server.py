@@ -1,0 +1,148 @@
+"""A real Prefect server on loopback, and what a test asks of it over its own HTTP interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from greenfly.demo.process import end_process, free_port, last_lines
+
+START_SECONDS: Final = 180.0
+Json = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectServer:
+    """A server that is up."""
+
+    api: str
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to use it."""
+        return {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(self.home)}
+
+    def post(self, path: str, body: object) -> object:
+        """Ask something; the answer as JSON, None where there is none."""
+        data = json.dumps(body).encode()
+        request = Request(f"{self.api}{path}", data, {"Content-Type": "application/json"}, method="POST")  # noqa: S310
+        with urlopen(request, timeout=30) as answer:  # noqa: S310  (our own on loopback)
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def rows(self, path: str, body: object) -> list[dict[str, object]]:
+        """A list of tables."""
+        found = self.post(path, body)
+        assert isinstance(found, list), found
+        return found
+
+    def flow_runs(self, flow: str) -> list[dict[str, object]]:
+        """The runs of a flow, oldest first."""
+        return self.rows(
+            "/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_ASC", "limit": 50}
+        )
+
+    def artifacts(self, flow_run_id: object) -> dict[str, dict[str, object]]:
+        """The newest artifact of each key that a flow run published."""
+        found = self.rows(
+            "/artifacts/filter",
+            {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "CREATED_DESC", "limit": 50},
+        )
+        return {str(one["key"]): one for one in reversed(found)}
+
+    def run_deployment(self, flow: str, parameters: Json) -> str:
+        """Start a deployment now; the flow run's id."""
+        run = self.post(
+            f"/deployments/{self._deployment(flow)}/create_flow_run",
+            {"parameters": {"parameters": parameters}, "state": {"type": "SCHEDULED"}},
+        )
+        assert isinstance(run, dict)
+        return str(run["id"])
+
+    def pause_deployment(self, flow: str) -> None:
+        """No run of it is scheduled any more."""
+        self.post(f"/deployments/{self._deployment(flow)}/pause_deployment", {})
+
+    def _deployment(self, flow: str) -> str:
+        with urlopen(f"{self.api}/deployments/name/{flow}/default", timeout=30) as answer:  # noqa: S310
+            return str(json.loads(answer.read())["id"])
+
+    def states(self, flow_run_id: str) -> list[str]:
+        """The types of all states that a flow run has had."""
+        with urlopen(f"{self.api}/flow_run_states/?flow_run_id={flow_run_id}", timeout=30) as answer:  # noqa: S310
+            return [str(state["type"]) for state in json.loads(answer.read())]
+
+    def state(self, flow_run_id: str) -> str:
+        """``COMPLETED``, ``PAUSED`` and so on."""
+        with urlopen(f"{self.api}/flow_runs/{flow_run_id}", timeout=30) as answer:  # noqa: S310
+            return str(json.loads(answer.read())["state_type"])
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    """Poll until *condition* holds."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds:g} s: {what}")
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[PrefectServer]:
+    """Start one; it ends with the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    server = PrefectServer(f"http://127.0.0.1:{free_port()}/api", folder)
+    port = server.api.rsplit(":", 1)[1].removesuffix("/api")
+    environment = {
+        **os.environ,
+        **server.environment,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    del environment["PREFECT_API_URL"]
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "greenfly.prefect_server",
+                "start",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                port,
+                "--no-ui",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: _is_up(server, process), f"Prefect is up; its log: {last_lines(log)}", START_SECONDS)
+        yield server
+    finally:
+        end_process(process)
+
+
+def _is_up(server: PrefectServer, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "Prefect's server ended"
+    try:
+        with urlopen(f"{server.api}/health", timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
