@@ -27,14 +27,18 @@ def against_native(settings: Settings, target: Identity) -> tuple[str, ...]:
     reasons = []
     if target.engine != "dragonfly":
         reasons.append(f"The target is {target.title}, not a Dragonfly.")
+    source = Endpoint.from_settings("source", settings.source).address
+    if source.mode == "cluster":
+        reasons.append("The source is a cluster, which is not replicated shard by shard.")
+    if source.mode == "sentinel" and settings.native.master_host is None:
+        reasons.append(
+            "The source is named by Sentinels, and green has to be told one server (native.master_host and _port)."
+        )
     if Rules.of(settings.rules).describe():
         reasons.append(
             "The run has rules about keys or databases, and replication carries all of them as they are."
         )
-    if (
-        settings.databases is not None
-        or Endpoint.from_settings("source", settings.source).address.database is not None
-    ):
+    if settings.databases is not None or source.database is not None:
         reasons.append("The run is limited to some databases, and replication carries all of them.")
     if settings.replica.url is not None:
         reasons.append("Keys are to be read from a replica.")

@@ -52,11 +52,6 @@ def _require_redis(blue: Identity, source: Endpoint) -> None:
             f"Source {source} is {blue.title}; the native strategy is for Redis and Valkey sources.",
             "Use --strategy copy.",
         )
-    if blue.mode == "cluster":
-        raise Refused(
-            f"Source {source} is a Redis Cluster, which this version does not replicate shard by shard.",
-            "Use --strategy copy.",
-        )
     if blue.role != "master":
         raise Refused(
             f"Source {source} is a replica itself.",

@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.conductor_process import Order
 from tests.faults.moved_application import SETTINGS, moved_application
+from tests.live import deep
 from tests.native import stage
 
 pytestmark = pytest.mark.dragonfly
@@ -29,7 +30,7 @@ STEPS = (
 ATTACHED = f'{SETTINGS}\n[native]\nfollow = "replication"\n'
 
 
-@pytest.mark.parametrize("step", ["drain", "prove"])
+@pytest.mark.parametrize("step", [pytest.param("drain", marks=deep), "prove"])
 def test_a_conductor_that_is_killed_is_undone_and_followed_on(
     start_redis: StartServer,
     start_dragonfly: StartDragonfly,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
@@ -10,6 +11,9 @@ import pytest
 
 from greenfly.demo.dataset import fill
 from greenfly.demo.servers import TlsPair
+from integrity.assess.choose import against_native
+from integrity.endpoint import Identity
+from integrity.settings import load_settings
 from tests.cli import ASSESS_VARIABLE, Greenfly, dig
 from tests.conftest import StartDragonfly, StartServer
 from tests.native import ask, detail, native, released, stage, window, write_some
@@ -184,6 +188,18 @@ def test_what_replication_cannot_honour_is_refused(
     done = native(greenfly, blue, green_dragonfly, *arguments)
     assert done.exit_code == 2
     assert green_dragonfly.client.dbsize() == 0
+
+
+@pytest.mark.parametrize("mode", ["cluster", "sentinel"])
+def test_a_source_of_several_servers_does_not_take_the_native_road(mode: str) -> None:
+    url = f"redis+{mode}://127.0.0.1:7000/{'main' if mode == 'sentinel' else ''}"
+    settings = load_settings({"source": {"url": url}}, environ={}).settings
+    target = Identity(
+        "", "dragonfly", "1.40.1", "", "master", "standalone", 0, 0, {}, True, "none", datetime.now(UTC)
+    )
+    reasons = against_native(settings, target)
+    assert len(reasons) == 1
+    assert mode in reasons[0].lower()
 
 
 def test_a_target_that_is_no_dragonfly_is_refused(
