@@ -22,10 +22,8 @@ from sqlalchemy import (
     Select,
     and_,
     func,
-    literal,
     or_,
     select,
-    tuple_,
 )
 from sqlalchemy import union_all as union
 from xxhash import xxh3_128_digest
