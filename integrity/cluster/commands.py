@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, TypeAlias
 
 from integrity.replies import ErrorReply, Reply
-from integrity.wire import pack
 
 Command: TypeAlias = list[bytes]
 """A command's name and arguments."""
@@ -46,13 +46,30 @@ def cut(command: Command) -> Cut | None:
     return None
 
 
-def packed(commands: Sequence[Command]) -> bytes:
-    """The commands in RESP."""
-    return b"".join([pack(*command) for command in commands])
+def keys_of(commands: Sequence[Command]) -> list[bytes]:
+    """The key that each command is about."""
+    return [command[KEY_AT.get(command[0], 1)] for command in commands]
+
+
+_DIGITS: Final = tuple(len(str(number)) for number in range(4096))
+
+
+def packed_size(commands: Sequence[Command]) -> int:
+    """Bytes that the commands take in RESP."""
+    lengths = list(map(len, chain.from_iterable(commands)))
+    counts = list(map(len, commands))
+    numbers = [*lengths, *counts]
+    try:
+        digits = sum(map(_DIGITS.__getitem__, numbers))
+    except IndexError:
+        digits = sum(len(str(number)) for number in numbers)
+    return digits + sum(lengths) + 5 * len(lengths) + 3 * len(counts)
 
 
 def _values(replies: Sequence[Reply]) -> Reply:
     """As MGET answers: nothing for what is no string."""
+    if ErrorReply not in map(type, replies):
+        return list(replies)
     values: list[Reply] = []
     for reply in replies:
         if isinstance(reply, ErrorReply):

@@ -12,14 +12,23 @@ SCAN walks the slots (:mod:`integrity.cluster.walk`), INFO and DBSIZE add the ma
 from __future__ import annotations
 
 import socket
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import hiredis
 
-from integrity.cluster.commands import ANYWHERE, EVERYWHERE, KEY_AT, SEVERAL_KEYS, Command, Join, cut, packed
+from integrity.cluster.commands import (
+    ANYWHERE,
+    EVERYWHERE,
+    SEVERAL_KEYS,
+    Command,
+    Join,
+    cut,
+    keys_of,
+    packed_size,
+)
 from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.routes import REDIRECTS, Routes, redirects
 from integrity.cluster.slots import key_slot
@@ -29,22 +38,28 @@ from integrity.cluster.walk import SlotWalk
 from integrity.errors import ProtocolError, Role, ServerError, ServerNotReady
 from integrity.info import merge_info
 from integrity.replies import ErrorReply, Reply
-from integrity.wire import Connection, Target
+from integrity.wire import Connection, Target, argument, arguments_of, every, pack
 
-_Plain: TypeAlias = "tuple[Place, Command, int | None]"
-"""A command that one node answers, and the slot of its key."""
 _ABOUT_ALL: Final = frozenset({b"SCAN", b"INFO"})
 _TRANSACTION: Final = frozenset({b"MULTI", b"EXEC"})
 _SPECIAL: Final = frozenset({*_ABOUT_ALL, *_TRANSACTION, *SEVERAL_KEYS, *ANYWHERE, *EVERYWHERE})
 _STATISTICS: Final = frozenset({b"commandstats", b"errorstats", b"latencystats"})
+_REMEMBERED_KEYS: Final = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Joined:
-    """A command that several answers make up."""
+@dataclass(slots=True)
+class _Asked:
+    """Commands that were sent, each to one node."""
 
-    parts: list[_Plain]
-    join: Join
+    commands: list[Command]
+    places: list[Place]
+    only: Place | None
+    """The node, where it is one for all of them."""
+    about_keys: bool = True
+    join: Join | None = None
+    """Makes one reply of all."""
+    taken: int = 0
+    """How many replies were handed out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +89,11 @@ class ClusterConnection(Connection):
         self._nodes = Nodes(target, name, database)
         self._aside = Nodes(target, name, database)
         """For what is asked out of turn, while answers are on their way on the others."""
-        self._waiting: deque[_Plain | _Joined | _Computed | _Said | SlotTransactions] = deque()
+        self._waiting: deque[_Asked | _Computed | _Said | SlotTransactions] = deque()
         self._queued: list[Command] | None = None
         """The commands since MULTI."""
+        self._known: dict[bytes, Place] = {}
+        """Key → node, of the keys in hand: one key is asked about several times."""
         try:
             self._routes = Routes(self._aside)
         except BaseException:
@@ -107,107 +124,140 @@ class ClusterConnection(Connection):
 
     def send(self, data: bytes) -> None:
         """Write each of the packed commands to the node that it is for."""
-        owners, waiting = self._routes.owners, self._waiting
-        by_place: dict[Place, list[Command]] = {}
-        as_it_is = True
-        for command in _commands(data):
-            name = command[0]
-            if name in _SPECIAL or self._queued is not None:
-                as_it_is = False
-                parts = self._plan(command)
-            else:
-                slot = key_slot(command[KEY_AT.get(name, 1)])
-                place = owners.get(slot) or self._routes.owner(slot)
-                plain = (place, command, slot)
-                waiting.append(plain)
-                parts = (plain,)
-            for place, part, _ in parts:
-                if place in by_place:
-                    by_place[place].append(part)
-                else:
-                    by_place[place] = [part]
-        if as_it_is and len(by_place) == 1:
-            self._nodes(next(iter(by_place))).send(data)
-            return
-        for place, commands in by_place.items():
-            self._nodes(place).send(packed(commands))
+        out: dict[Place, list[bytes]] = {}
+        commands = _commands(data)
+        start = position = 0
+        for number, command in enumerate(commands):
+            if command[0] in _SPECIAL or self._queued is not None:
+                position = self._send_plain(data, position, commands[start:number], out)
+                position += packed_size([command])
+                self._send_special(command, out)
+                start = number + 1
+        self._send_plain(data, position, commands[start:], out)
+        for place, parts in out.items():
+            self._nodes(place).send(b"".join(parts))
 
-    def _plan(self, command: Command) -> Sequence[_Plain]:
-        """Note a command that is more than one question to the owner of its key; returns what is to be sent."""
+    def _send_plain(
+        self, data: bytes, position: int, commands: list[Command], out: dict[Place, list[bytes]]
+    ) -> int:
+        """Commands about one key each, which stand in *data* at *position*; returns where they end."""
+        if not commands:
+            return position
+        end = position + packed_size(commands)
+        asked = self._asked(commands)
+        if asked.only is not None:
+            out.setdefault(asked.only, []).append(data[position:end])
+        else:
+            _sort(asked, out)
+        self._waiting.append(asked)
+        return end
+
+    def _asked(self, commands: list[Command], join: Join | None = None) -> _Asked:
+        """Commands about one key each, with their nodes."""
+        keys = keys_of(commands)
+        known = self._known
+        if len(known) > _REMEMBERED_KEYS:
+            known.clear()
+        places = list(map(known.get, keys))
+        if None in places:
+            owner = self._routes.owner
+            for key in keys:
+                if key not in known:
+                    known[key] = owner(key_slot(key))
+            places = list(map(known.get, keys))
+        found = [place for place in places if place is not None]
+        return _Asked(commands, found, found[0] if len(set(found)) == 1 else None, join=join)
+
+    def _send_special(self, command: Command, out: dict[Place, list[bytes]]) -> None:
+        """A command that is more than one question to the owner of its key."""
         name = command[0]
         if name in _TRANSACTION or self._queued is not None:
-            return self._queue(command)
+            self._queue(command, out)
+            return
         if name in _ABOUT_ALL:
             self._waiting.append(_Computed(command))
-            return ()
+            return
         pieces = cut(command)
         if pieces is not None:
-            parts: list[_Plain] = []
-            for part in pieces.parts:
-                slot = key_slot(part[1])
-                parts.append((self._routes.owner(slot), part, slot))
-            self._waiting.append(_Joined(parts, pieces.join))
-            return parts
-        if name in EVERYWHERE:
-            parts = [(place, command, None) for place in self._routes.masters]
-            self._waiting.append(_Joined(parts, EVERYWHERE[name]))
-            return parts
-        if name in ANYWHERE:
-            plain: _Plain = (self._routes.masters[0], command, None)
+            asked = self._asked(pieces.parts, pieces.join)
+        elif name in EVERYWHERE:
+            places = list(self._routes.masters)
+            asked = _Asked([command] * len(places), places, None, about_keys=False, join=EVERYWHERE[name])
+        elif name in ANYWHERE:
+            place = self._routes.masters[0]
+            asked = _Asked([command], [place], place, about_keys=False)
         else:
-            slot = key_slot(command[1])
-            plain = (self._routes.owner(slot), command, slot)
-        self._waiting.append(plain)
-        return (plain,)
+            asked = self._asked([command])
+        if asked.only is not None and pieces is not None:
+            prefix = b"*2\r\n" + argument(pieces.parts[0][0])
+            out.setdefault(asked.only, []).append(every(prefix, arguments_of(command[1:])))
+        else:
+            _sort(asked, out)
+        self._waiting.append(asked)
 
-    def _queue(self, command: Command) -> Sequence[_Plain]:
+    def _queue(self, command: Command, out: dict[Place, list[bytes]]) -> None:
         if command[0] == b"MULTI":
             self._queued = []
             self._waiting.append(_Said(b"OK"))
-            return ()
+            return
         if command[0] != b"EXEC" and self._queued is not None:
             self._queued.append(command)
             self._waiting.append(_Said(b"QUEUED"))
-            return ()
+            return
         transactions = SlotTransactions(self._queued or [], self._routes, self._aside)
         self._queued = None
         self._waiting.append(transactions)
-        return transactions.parts
+        for place, part in transactions.parts:
+            out.setdefault(place, []).append(pack(*part))
 
     # -- receiving ----------------------------------------------------------------------------------------------
 
     def receive_many(self, count: int) -> list[Reply]:
         """The replies to the next *count* commands, each from the node that serves its key now."""
-        waiting = [self._waiting.popleft() for _ in range(count)]
-        expected: dict[Place, int] = {}
-        for entry in waiting:
-            parts = (entry,) if entry.__class__ is tuple else getattr(entry, "parts", ())
-            for place, _, _ in parts:
-                expected[place] = expected.get(place, 0) + 1
-        arrived = {place: iter(self._nodes(place).receive_many(n)) for place, n in expected.items()}
         replies: list[Reply] = []
-        for entry in waiting:
-            if isinstance(entry, _Computed):
+        while len(replies) < count:
+            entry = self._waiting[0]
+            if isinstance(entry, _Asked) and entry.join is None:
+                end = min(len(entry.commands), entry.taken + count - len(replies))
+                replies += self._take(entry, end)
+                if end < len(entry.commands):
+                    continue
+            elif isinstance(entry, _Asked) and entry.join is not None:
+                replies.append(entry.join(self._take(entry, len(entry.commands))))
+            elif isinstance(entry, _Computed):
                 replies.append(self._compute(entry.command))
+            elif isinstance(entry, SlotTransactions):
+                counts = Counter(place for place, _ in entry.parts)
+                arrived = {place: iter(self._nodes(place).receive_many(n)) for place, n in counts.items()}
+                replies.append(entry.join(lambda place, arrived=arrived: next(arrived[place])))  # type: ignore[misc]
             elif isinstance(entry, _Said):
                 replies.append(entry.reply)
-            elif isinstance(entry, SlotTransactions):
-                replies.append(entry.join(lambda place: next(arrived[place])))
-            elif isinstance(entry, _Joined):
-                replies.append(
-                    entry.join([self._settled(part, next(arrived[part[0]])) for part in entry.parts])
-                )
-            else:
-                reply = next(arrived[entry[0]])
-                replies.append(self._settled(entry, reply) if reply.__class__ is ErrorReply else reply)
+            self._waiting.popleft()
         return replies
 
-    def _settled(self, plain: _Plain, reply: Reply) -> Reply:
-        """The reply, or what the node answers that the key has moved to."""
-        place, command, slot = plain
-        if slot is None or not isinstance(reply, ErrorReply) or not redirects(reply):
-            return reply
-        self._routes.learn(slot, reply, place)
+    def _take(self, asked: _Asked, end: int) -> list[Reply]:
+        """Replies up to the command *end*; where a key has moved, what its node answers."""
+        start, asked.taken = asked.taken, end
+        replies: list[Reply]
+        if asked.only is not None:
+            replies = self._nodes(asked.only).receive_many(end - start)
+        else:
+            places = asked.places[start:end]
+            counts = Counter(places)
+            arrived = {place: iter(self._nodes(place).receive_many(n)) for place, n in counts.items()}
+            replies = [next(arrived[place]) for place in places]
+        if asked.about_keys and ErrorReply in map(type, replies):
+            for number, reply in enumerate(replies):
+                if isinstance(reply, ErrorReply) and redirects(reply):
+                    replies[number] = self._ask_again(asked, start + number, reply)
+        return replies
+
+    def _ask_again(self, asked: _Asked, number: int, reply: ErrorReply) -> Reply:
+        command = asked.commands[number]
+        key = keys_of([command])[0]
+        slot = key_slot(key)
+        self._known.pop(key, None)
+        self._routes.learn(slot, reply, asked.places[number])
         return self._routes.ask(command, slot)
 
     def _compute(self, command: Command) -> Reply:
@@ -242,18 +292,21 @@ class ClusterConnection(Connection):
         return [b"%d" % cursor, list(names)]
 
     def _types(self, names: list[bytes]) -> list[Reply]:
-        plain: list[_Plain] = []
-        by_place: dict[Place, list[Command]] = {}
-        for name in names:
-            slot = key_slot(name)
-            plain.append((self._routes.owner(slot), [b"TYPE", name], slot))
-            by_place.setdefault(plain[-1][0], []).append(plain[-1][1])
-        arrived = {}
-        for place, commands in by_place.items():
+        asked = self._asked([[b"TYPE", name] for name in names])
+        arrived: dict[Place, Iterator[Reply]] = {}
+        out: dict[Place, list[bytes]] = {}
+        _sort(asked, out)
+        for place, parts in out.items():
             connection = self._aside(place)
-            connection.send(packed(commands))
-            arrived[place] = iter(connection.receive_many(len(commands)))
-        return [self._settled(entry, next(arrived[entry[0]])) for entry in plain]
+            connection.send(b"".join(parts))
+            arrived[place] = iter(connection.receive_many(len(parts)))
+        replies = [next(arrived[place]) for place in asked.places]
+        return [
+            self._ask_again(asked, number, reply)
+            if isinstance(reply, ErrorReply) and redirects(reply)
+            else reply
+            for number, reply in enumerate(replies)
+        ]
 
     def error_for(self, reply: ErrorReply, doing: str) -> ServerError:
         """The exception that belongs to an error reply; a key that no node serves may be served later."""
@@ -268,12 +321,17 @@ class ClusterConnection(Connection):
         return super().error_for(reply, doing)
 
 
-def _commands(data: bytes) -> Iterator[Command]:
+def _sort(asked: _Asked, out: dict[Place, list[bytes]]) -> None:
+    """Put each command among those for its node."""
+    for place, command in zip(asked.places, asked.commands, strict=True):
+        out.setdefault(place, []).append(pack(*command))
+
+
+def _commands(data: bytes) -> list[Command]:
     """The commands in packed bytes; the C parser of replies does it, because commands have the same form."""
     reader = hiredis.Reader(notEnoughData=_END)
     reader.feed(data)
-    while (command := reader.gets()) is not _END:
-        yield command
+    return list(iter(reader.gets, _END))
 
 
 class _End:

@@ -63,9 +63,9 @@ class SlotTransactions:
             group.commands.append(command)
 
     @property
-    def parts(self) -> list[tuple[Place, Command, int | None]]:
+    def parts(self) -> list[tuple[Place, Command]]:
         """Everything that is to be sent, in order."""
-        return [(group.place, command, group.slot) for group in self._groups for command in group.sent]
+        return [(group.place, command) for group in self._groups for command in group.sent]
 
     def join(self, take: Callable[[Place], Reply]) -> Reply:
         """The answer to EXEC.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot as slot_by_redis_py
 
-from integrity.cluster.commands import cut
+from integrity.cluster.commands import cut, packed_size
 from integrity.cluster.nodes import Place
 from integrity.cluster.routes import redirect_place
 from integrity.cluster.slots import SLOTS, key_slot, probe_key, read_slots, slots_text
@@ -15,6 +15,7 @@ from integrity.cluster.walk import BLOCK
 from integrity.info import merge_info
 from integrity.partition import CursorRange, cluster_ranges
 from integrity.replies import ErrorReply
+from integrity.wire import pack
 
 
 @given(st.binary() | st.lists(st.sampled_from([b"{", b"}", b"a", b"bc"])).map(b"".join))
@@ -96,6 +97,12 @@ def test_what_counts_keys_is_cut_and_added_up(name: bytes) -> None:
 )
 def test_where_a_redirection_points_to(text: str, place: Place | None) -> None:
     assert redirect_place(text, Place("asked", 1)) == place
+
+
+@given(st.lists(st.lists(st.binary(max_size=30), min_size=1, max_size=12)))
+@example([[b"x" * 5000, b""]])
+def test_the_size_of_packed_commands_is_known(commands: list[list[bytes]]) -> None:
+    assert packed_size(commands) == len(b"".join(pack(*command) for command in commands))
 
 
 def test_infos_of_masters_add_up() -> None:
