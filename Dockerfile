@@ -1,8 +1,8 @@
 # Greenfly's command line as an image: `docker build -t greenfly .`, then `docker run --rm greenfly --help`.
 #
 # The base is pinned by tag; give a digest where a build must be repeatable to the byte:
-#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:… -t greenfly .
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+#   docker build --build-arg PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:… -t greenfly .
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
@@ -23,10 +23,10 @@ COPY --from=build /opt/greenfly /opt/greenfly
 ENV PATH=/opt/greenfly/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     GREENFLY_STATE_DIR=/var/lib/greenfly/state
-USER greenfly
+USER 10001
 WORKDIR /var/lib/greenfly
-# A volume that is mounted here for the first time belongs to the user above.
-RUN mkdir state
+# Volumes that are mounted here for the first time belong to the user above; prefect is for a server from this image.
+RUN mkdir state prefect
 VOLUME /var/lib/greenfly/state
 ENTRYPOINT ["greenfly"]
 CMD ["--help"]
