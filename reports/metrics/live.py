@@ -17,7 +17,7 @@ from reports.metrics import catalogue as c
 from reports.metrics.runs import RunFacts
 from reports.metrics.sheet import Sheet
 
-_MILLI: Final = 1e-3
+_MILLISECONDS: Final = 1000.0
 _HEALTH: Final = {
     "used_memory": c.HEALTH_MEMORY,
     "max_memory": c.HEALTH_MAX_MEMORY,
@@ -59,7 +59,7 @@ def _put_syncs(sheet: Sheet, connection: Connection, run_ids: Sequence[str]) -> 
         direction = sync.direction.value
         for state in SyncState:
             sheet.put(c.SYNC_STATE, sync.state is state, direction, state.value)
-        sheet.put(c.SYNC_LAG, sync.lag_ms * _MILLI, direction)
+        sheet.put(c.SYNC_LAG, sync.lag_ms / _MILLISECONDS, direction)
         sheet.put(c.SYNC_DIRTY, sync.dirty, direction)
         sheet.put(c.SYNC_UNPROVEN, sync.unproven, direction)
         sheet.put(c.SYNC_STUCK, sync.stuck, direction)
@@ -78,13 +78,13 @@ def _put_steps(sheet: Sheet, connection: Connection, run: RunFacts) -> None:
         step = Step(**row._mapping)
         for state in StepState:
             sheet.put(c.STEP_STATE, step.state is state, kind, step.name, state.value)
-        sheet.put(c.STEP_BUDGET, step.budget_ms * _MILLI, kind, step.name)
+        sheet.put(c.STEP_BUDGET, step.budget_ms / _MILLISECONDS, kind, step.name)
         if step.started_at is not None:
             end = step.ended_at or (sheet.now if run.is_live(sheet.now) else run.lease_until)
             sheet.put(c.STEP_DURATION, max(0.0, (end - step.started_at).total_seconds()), kind, step.name)
-        sheet.put_number(c.WRITE_PAUSE, step.detail.get("write_pause_ms"), kind, scale=_MILLI)
+        sheet.put_number(c.WRITE_PAUSE, step.detail.get("write_pause_ms"), kind, per=_MILLISECONDS)
         canary = facts.table(step.detail, "canary")
-        sheet.put_number(c.LONGEST_GAP, canary.get("longest_gap_ms"), kind, scale=_MILLI)
+        sheet.put_number(c.LONGEST_GAP, canary.get("longest_gap_ms"), kind, per=_MILLISECONDS)
 
 
 def _put_health(sheet: Sheet, connection: Connection, run_id: str) -> None:
@@ -101,7 +101,7 @@ def _put_health(sheet: Sheet, connection: Connection, run_id: str) -> None:
     sheet.put_time(c.HEALTH_AT, row.at, _GUARDED)
     sheet.put(c.HEALTH_REACHABLE, facts.truth(numbers, "reachable") is True, _GUARDED)
     for name, quantile in _QUANTILES.items():
-        sheet.put_number(c.HEALTH_LATENCY, numbers.get(name), _GUARDED, quantile, scale=_MILLI)
+        sheet.put_number(c.HEALTH_LATENCY, numbers.get(name), _GUARDED, quantile, per=_MILLISECONDS)
     for name, metric in _HEALTH.items():
         sheet.put_number(metric, numbers.get(name), _GUARDED)
 

@@ -42,10 +42,10 @@ class Sheet:
         if value is not None:
             self.put(metric, value.timestamp(), *labels)
 
-    def put_number(self, metric: Metric, value: object, *labels: str, scale: float = 1.0) -> None:
-        """Add what came out of JSON, if it is a number."""
+    def put_number(self, metric: Metric, value: object, *labels: str, per: float = 1.0) -> None:
+        """Add what came out of JSON, divided by *per*, if it is a number."""
         if isinstance(value, int | float) and not isinstance(value, bool):
-            self.put(metric, value * scale, *labels)
+            self.put(metric, value / per, *labels)
 
     def value(self, metric: Metric, *labels: str) -> float | None:
         """What is told, or None."""
