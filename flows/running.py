@@ -15,10 +15,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from flows.parameters import FlowParameters
+from flows.runners import SHARED_PHASES, sharing
 from flows.sequence import Outcome
 from flows.shown_progress import FlowProgress
 from integrity.errors import StopSignal
 from integrity.progress import Progress
+from integrity.ranges.crew import present_crew
 from integrity.settings import Settings
 
 T = TypeVar("T")
@@ -73,12 +75,18 @@ def at_work(parameters: FlowParameters) -> Iterator[Work]:
     :raises ConfigurationError: something in the settings cannot be used.
     """
     settings = _local.settings if _local else parameters.settings()
-    with FlowProgress(get_run_logger(), _local.progress if _local else None) as progress, _stoppable():
+    shown = FlowProgress(get_run_logger(), _local.progress if _local else None)
+    with shown as progress, _stoppable(), sharing(settings):
         yield Work(settings, progress, flow_run.get_id(), _local is None)
 
 
 def as_task(name: str, function: Callable[[], T]) -> T:
-    """Run one phase as a Prefect task: never from a cache, never again by itself."""
+    """Run one phase as a Prefect task: never from a cache, never again by itself.
+
+    A phase whose ranges are tasks on Dask is a flow run instead; Dask would send an outer task along with each of them.
+    """
+    if name in SHARED_PHASES and present_crew() is not None:
+        return function()
     return task(name=name, cache_policy=NO_CACHE, retries=0, persist_result=False)(function)()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from struct import pack
-from typing import Final
+from typing import Final, Self
 
 from xxhash import xxh3_128_digest, xxh3_128_intdigest
 
@@ -55,6 +55,13 @@ class Fingerprint:
     def __init__(self) -> None:
         self.keys = 0
         self._sum = 0
+
+    @classmethod
+    def of(cls, keys: int, digits: str) -> Self:
+        """What another process made of so many keys, from its :meth:`hex`."""
+        fingerprint = cls()
+        fingerprint.keys, fingerprint._sum = keys, int(digits, 16)
+        return fingerprint
 
     def add(self, key: bytes, digest: bytes) -> None:
         """Count one key in."""

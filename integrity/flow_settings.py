@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
@@ -89,6 +90,13 @@ class WebhookSettings(Section):
             return False
 
 
+class Runner(StrEnum):
+    """Who does the ranges of a run that a flow drives."""
+
+    THREADS = "threads"
+    DASK = "dask"
+
+
 class FlowSettings(Section):
     """What a team sets about flows."""
 
@@ -125,7 +133,32 @@ class FlowSettings(Section):
     keep_scratch: bool = Field(
         False, description="leave what a rehearsal has put into [scratch] until the next one"
     )
+    runner: Runner = Field(
+        Runner.THREADS,
+        description="who copies and compares in a flow: threads (`workers` processes on the flow's machine) or dask "
+        "(workers of a Dask cluster, anywhere)",
+    )
+    dask_scheduler: str | None = Field(
+        None,
+        description="address of Dask's scheduler, as tls://scheduler:8786; by default a cluster of `workers` processes "
+        "on the flow's machine, for as long as the flow",
+    )
+    worker_seconds: Annotated[float, Field(ge=1)] = Field(
+        300.0, description="how long a run waits for a Dask worker to take a range, before it breaks off"
+    )
     webhook: WebhookSettings = WebhookSettings()
+
+    @field_validator("dask_scheduler")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"tcp", "tls", "ws", "wss"} or not parts.hostname or parts.port is None:
+            raise ValueError("it must be an address such as tls://scheduler:8786")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("it must not hold a user or a password; Dask knows its peers by certificates")
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -1,4 +1,4 @@
-"""Dealing jobs out: to this process, or to several that share the source, the target and the ledger.
+"""Dealing jobs out: to this process, to several on this machine, or to a crew anywhere (:mod:`integrity.ranges`).
 
 A worker process is told everything through a pipe; nothing secret stands on its command line.  It ends when the pipe
 does, so that it never writes longer than the process that owns the run's lease.  A worker that dies is replaced, and
@@ -25,6 +25,8 @@ from integrity.ledger.models import PhaseName
 from integrity.ledger.store import CheckpointState
 from integrity.phases.work import Part, RangeJob, RangeWorker, WorkContext
 from integrity.progress import Progress
+from integrity.ranges.crew import Crew, present_crew
+from integrity.ranges.owner import SharedRanges
 from integrity.transfer.throttle import Throttle
 
 _DEATHS: Final = 3
@@ -109,7 +111,10 @@ class JobRunner:
 
         :raises GreenflyError: what one of the workers met.
         """
-        if self._context.workers > 1 and len(jobs) > 1:
+        crew = present_crew()
+        if crew is not None and len(jobs) > 1:
+            self._run_anywhere(crew, jobs)
+        elif self._context.workers > 1 and len(jobs) > 1:
             _Pool(self, jobs).run()
         else:
             self._run_here(jobs)
@@ -138,6 +143,24 @@ class JobRunner:
                 raise
             finally:
                 self.throttle = pace.summary()
+
+    def _run_anywhere(self, crew: Crew, jobs: Sequence[RangeJob]) -> None:
+        shared = SharedRanges(
+            self._context,
+            self._ledger,
+            self._handle,
+            self._progress,
+            jobs,
+            whole=self._whole,
+            advance=self._advance,
+        )
+        try:
+            shared.run(crew)
+        except BaseException:
+            self._on_part(self._whole)
+            raise
+        finally:
+            self.throttle = shared.throttle
 
     def _advance(self, keys: int, size: int, parts: Sequence[Part]) -> None:
         self._on_progress(keys, size)

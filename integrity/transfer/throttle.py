@@ -143,6 +143,12 @@ class Throttle:
             resume_at = monotonic() + self._size.pause
             self._hold(f"latency of the {self._latest}", lambda: resume_at - monotonic())
 
+    def share_among(self, workers: int) -> None:
+        """From now on so many processes share the caps."""
+        if workers != self._workers:
+            self._workers = workers
+            self._set_caps()
+
     def summary(self) -> dict[str, object]:
         """What held the run back, as plain JSON values for the phase's detail; documented in ``docs/throttle.md``."""
         return {
