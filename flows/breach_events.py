@@ -6,7 +6,6 @@ the ledger and the guard's own notifications have it.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from queue import SimpleQueue
@@ -14,6 +13,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Final, Self
 
+from integrity.errors import OrchestratorFailed
 from integrity.settings import Settings
 from integrity.switch.guard_rules import RuleState
 from integrity.switch.lookout import Look
@@ -78,20 +78,34 @@ class BreachEvents:
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
-            resource, payload = item
             try:
-                asyncio.run(asyncio.wait_for(send_event(BREACHED, resource, payload), _SECONDS))
-            except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-                _logger.warning("Prefect did not take %s (%s).", BREACHED, type(error).__name__)
+                send_event(BREACHED, *item)
+            except OrchestratorFailed as error:
+                _logger.warning("%s", error)
 
 
-async def send_event(event: str, resource: Mapping[str, str], payload: Mapping[str, object]) -> None:
+def send_event(event: str, resource: Mapping[str, str], payload: Mapping[str, object]) -> None:
     """Send one event to the server that ``PREFECT_API_URL`` names.
 
-    :raises OSError: it cannot be reached.
+    :raises OrchestratorFailed: no server is named, or it does not take the event.
     """
+    import httpx
+    from prefect.client.orchestration import get_client
     from prefect.events import Event
-    from prefect.events.clients import get_events_client
+    from prefect.exceptions import PrefectException
+    from prefect.settings import PREFECT_API_URL
 
-    async with get_events_client(reconnection_attempts=1) as client:
-        await client.emit(Event(event=event, resource=dict(resource), payload=dict(payload)))
+    if not PREFECT_API_URL.value():
+        raise OrchestratorFailed(
+            f"{event} was not sent: no Prefect server is named.",
+            "Set PREFECT_API_URL, or flows.events to false.",
+        )
+    told = Event(event=event, resource=dict(resource), payload=dict(payload))
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[told.model_dump(mode="json")]).raise_for_status()
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+        raise OrchestratorFailed(
+            f"Prefect did not take {event} ({type(error).__name__}).",
+            "Look at PREFECT_API_URL and its server.",
+        ) from error
