@@ -430,7 +430,8 @@ def _whole_key(connection: Connection, found: FoundFinding) -> bytes:
 
 
 def _found(row: Row[Any]) -> FoundFinding:
-    return FoundFinding(**row._mapping)
+    # SQLite makes NULL of the beginning of nothing.
+    return FoundFinding(**{**row._mapping, "key": row.key or b"", "detail": row.detail or ""})
 
 
 def _read_cursor(text: str | None) -> tuple[bytes | None, int] | None:

@@ -26,8 +26,8 @@ from integrity.ledger.finding_waivers import (
 from integrity.ledger.key_search import KeyForm, read_wanted
 from integrity.ledger.models import Finding, FindingClass, FindingState, Run
 from integrity.ledger.review_models import Role
-from reports import findings as texts
-from reports.html import drift, said_of, side_fate
+from reports.findings import CLASS_MEANING, STATE_MEANING
+from reports.review.finding_view import sentences, sides_then
 from reports.review.keys import PAGE_BYTES, key_view
 from reports.review.run_list import chosen
 from reports.review.site import NotThere, Page
@@ -142,21 +142,18 @@ def _one(page: Page, run: Run, finding: Finding, both: object) -> Response:
         for waiver in _waivers(page, run)
         if WaiverCover([waiver]).of(finding.finding_class, finding.database, finding.key) is not None
     ]
-    view = texts.view(finding)
     return page.render(
         "finding.html.jinja",
         run=run,
-        finding=view,
+        finding=finding,
+        sides=sides_then(finding),
+        sentence=sentences(finding),
         number=finding.id,
-        phase=finding.phase,
         key=key_view(finding.key, limit=PAGE_BYTES),
         key_bytes=len(finding.key),
         key_digest=finding.key_digest.hex(),
-        meaning=texts.CLASS_MEANING[finding.finding_class],
-        state_meaning=texts.STATE_MEANING[finding.state],
-        said_of=said_of,
-        drift=drift,
-        side_fate=side_fate,
+        meaning=CLASS_MEANING[finding.finding_class],
+        state_meaning=STATE_MEANING[finding.state],
         both=both,
         can_compare=page.site.actions.compare is not None,
         waivers=covering,

@@ -26,6 +26,8 @@ class Session:
     used_at: float = 0.0
     said: str | None = None
     """What the next page tells once."""
+    problem: str | None = None
+    """Why what was asked for was not done; told once too."""
 
 
 class Sessions:

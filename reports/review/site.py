@@ -10,7 +10,7 @@ from functools import cache
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -150,9 +150,11 @@ class Page:
 
     def render(self, template: str, status: int = 200, **values: object) -> Response:
         """The page as HTML."""
-        said = None
+        said = not_done = None
         if self.person is not None:
-            said, self.person.session.said = self.person.session.said, None
+            session = self.person.session
+            said, session.said = session.said, None
+            not_done, session.problem = session.problem, None
         text = (
             _environment()
             .get_template(template)
@@ -160,6 +162,7 @@ class Page:
                 person=self.person,
                 csrf=self.person.session.csrf if self.person is not None else "",
                 said=said,
+                not_done=not_done,
                 now=datetime.now(UTC),
                 version=__version__,
                 **values,
@@ -236,7 +239,23 @@ def _answer(
     except NotThere as error:
         return problem(Page(site, request, person), 404, str(error))
     except GreenflyError as error:
+        if changes and person is not None:
+            # Back to the form, which is still filled in, with the reason above it.
+            person.session.problem = masked_text(str(error))
+            return RedirectResponse(_where_from(request), 303)
         return problem(Page(site, request, person), _status(error), error.problem, error.remedy)
+
+
+def _where_from(request: Request) -> str:
+    """The page of ours whose form this was."""
+    try:
+        came = urlsplit(request.headers.get("referer", ""))
+    except ValueError:
+        return "/"
+    if came.netloc != request.headers.get("host") or not came.path.startswith("/") or came.path[1:2] == "/":
+        return "/"
+    # Both values of a finding are shown in answer to a form; that page cannot be asked for.
+    return came.path.removesuffix("/values") + (f"?{came.query}" if came.query else "")
 
 
 def problem(asked: Page, status: int, text: str, remedy: str = "") -> Response:

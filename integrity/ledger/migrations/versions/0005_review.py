@@ -60,6 +60,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_finding_waiver_source"), "finding_waiver", ["source", "target"], unique=False)
     op.add_column("finding", sa.Column("key_head", sa.LargeBinary(64), nullable=True))
     op.execute('UPDATE finding SET key_head = substr("key", 1, 64)')
+    # SQLite makes NULL of the beginning of nothing.
+    finding = sa.table("finding", sa.column("key_head", sa.LargeBinary()))
+    op.execute(finding.update().where(finding.c.key_head.is_(None)).values(key_head=b""))
     op.create_index(_HEADS, "finding", ["run_id", "key_head", "id"], unique=False)
     # With the id at its end, findings of one state and class come in order without being sorted.
     op.drop_index(op.f(_STATES), "finding")
