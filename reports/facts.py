@@ -51,6 +51,8 @@ def masked_text(value: str) -> str:
 
     Remembered, because a million findings share a few kinds and details.
     """
+    if "@" not in value and "=" not in value and value.isascii() and value.isprintable():
+        return value
     return plain_text(mask_url(value))
 
 

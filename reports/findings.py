@@ -1,4 +1,4 @@
-"""One finding as a report shows it, and what each class of finding means."""
+"""One finding as a page shows it, and what each class of finding means."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from sqlalchemy import Row, func, select
+
 from integrity.ledger import Ledger
+from integrity.ledger.database import reading
 from integrity.ledger.models import Finding, FindingClass, FindingState
 from reports.facts import masked_text
+from reports.finding_batches import BATCH_ROWS, FindingBatch, finding_batches
 from reports.model import RunReport
+
+KEY_BYTES_READ: Final = 1_024
+"""Of a longer key a page reads only the beginning."""
+_DETAIL_CHARACTERS: Final = 4_000
+_PAGE: Final = 500
 
 CLASS_MEANING: Final[dict[FindingClass, str]] = {
     FindingClass.MISSING: "The source has the key, the target has not.",
@@ -63,6 +72,9 @@ class FindingView:
     """Under which it is an exception."""
     database: int
     key: bytes
+    """Of a long one the beginning."""
+    key_bytes: int
+    """Length of the whole key."""
     source: Side
     target: Side
     detail: str
@@ -84,14 +96,39 @@ class FindingView:
         return target - source
 
 
-def view(row: Finding) -> FindingView:
-    """The ledger's row as a value."""
+_COLUMNS: Final = (
+    Finding.id,
+    Finding.finding_class,
+    Finding.state,
+    Finding.rule,
+    Finding.database,
+    func.substr(Finding.key, 1, KEY_BYTES_READ).label("key"),
+    func.length(Finding.key).label("key_bytes"),
+    Finding.source_kind,
+    Finding.source_digest,
+    Finding.source_expiry_ms,
+    Finding.source_size,
+    Finding.target_kind,
+    Finding.target_digest,
+    Finding.target_expiry_ms,
+    Finding.target_size,
+    func.substr(Finding.detail, 1, _DETAIL_CHARACTERS).label("detail"),
+    Finding.first_seen_at,
+    Finding.last_seen_at,
+    Finding.times_seen,
+)
+
+
+def _view(row: Row[tuple[object, ...]]) -> FindingView:
+    """The ledger's row as a value, secrets masked."""
     return FindingView(
         finding_class=row.finding_class,
         state=row.state,
         rule=masked_text(row.rule) if row.rule is not None else None,
         database=row.database,
-        key=row.key,
+        # SQLite makes NULL of the beginning of nothing.
+        key=row.key or b"",
+        key_bytes=row.key_bytes,
         source=_side(row.source_kind, row.source_digest, row.source_expiry_ms, row.source_size),
         target=_side(row.target_kind, row.target_digest, row.target_expiry_ms, row.target_size),
         detail=masked_text(row.detail),
@@ -110,11 +147,6 @@ def _side(kind: str | None, digest: bytes | None, expiry_ms: int | None, size: i
     )
 
 
-def all_findings(ledger: Ledger, run_id: str, page: int = 1_000) -> Iterator[FindingView]:
-    """All findings of a run, a page at a time: memory does not grow with their number."""
-    return map(view, ledger.iterate_findings(run_id, page))
-
-
 def holder_of(report: RunReport, finding_class: FindingClass) -> str:
     """The run that holds the findings of this class that *report* is about: nearly always its own."""
     at_risk = report.live.at_risk if report.live is not None else None
@@ -123,14 +155,12 @@ def holder_of(report: RunReport, finding_class: FindingClass) -> str:
     return report.run.run_id
 
 
-def reported_findings(ledger: Ledger, report: RunReport, page: int = 1_000) -> Iterator[FindingView]:
-    """All findings that *report* counts, a page at a time."""
-    yield from all_findings(ledger, report.run.run_id, page)
+def reported_findings(ledger: Ledger, report: RunReport, rows: int = BATCH_ROWS) -> Iterator[FindingBatch]:
+    """All findings that *report* counts, at most so many *rows* at a time."""
+    yield from finding_batches(ledger, report.run.run_id, rows)
     holder = holder_of(report, FindingClass.AT_RISK)
     if holder != report.run.run_id:
-        for finding in all_findings(ledger, holder, page):
-            if finding.finding_class is FindingClass.AT_RISK:
-                yield finding
+        yield from finding_batches(ledger, holder, rows, FindingClass.AT_RISK)
 
 
 def first_findings(
@@ -139,6 +169,22 @@ def first_findings(
     """The first *limit* findings of a class: those that count, then exceptions, settled and repaired ones."""
     left = limit
     for state in STATE_MEANING:
-        rows = ledger.findings(run_id, state=state, classes=[finding_class], limit=left) if left else []
-        yield from map(view, rows)
-        left -= len(rows)
+        after = 0
+        while left:
+            query = (
+                select(*_COLUMNS)
+                .where(
+                    Finding.run_id == run_id,
+                    Finding.state == state,
+                    Finding.finding_class == finding_class,
+                    Finding.id > after,
+                )
+                .order_by(Finding.id)
+                .limit(min(left, _PAGE))
+            )
+            with reading(ledger.engine) as connection:
+                rows = connection.execute(query).all()
+            if not rows:
+                break
+            yield from map(_view, rows)
+            after, left = rows[-1].id, left - len(rows)

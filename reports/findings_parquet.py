@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.findings import FindingView, Side
+from reports.finding_batches import FindingBatch
 
 _ROWS_PER_GROUP: Final = 20_000
-_KEY_BYTES_PER_GROUP: Final = 64 * 1024 * 1024
+_BYTES_PER_GROUP: Final = 64 * 1024 * 1024
 _TIME: Final = pa.timestamp("us", tz="UTC")
 
 
@@ -44,49 +45,64 @@ SCHEMA: Final = pa.schema(
 """``…_expiry_ms`` is absolute, −1 for none; null where the ledger holds nothing about that side."""
 
 
-def write_parquet(findings: Iterable[FindingView], path: Path) -> int:
+class ParquetTable:
+    """A table that takes findings as they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_bytes = 0
+        self.rows = 0
+
+    def take(self, batch: FindingBatch) -> None:
+        """More rows."""
+        columns = (
+            batch.finding_class,
+            batch.state,
+            batch.rule,
+            batch.database,
+            batch.key,
+            batch.source_kind,
+            batch.source_digest,
+            batch.source_expiry_ms,
+            batch.source_size,
+            batch.target_kind,
+            batch.target_digest,
+            batch.target_expiry_ms,
+            batch.target_size,
+            batch.detail,
+            batch.first_seen_at,
+            batch.last_seen_at,
+            batch.times_seen,
+        )
+        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+        self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+        self._waiting_bytes += self._waiting[-1].nbytes
+        self.rows += len(batch)
+        if sum(waiting.num_rows for waiting in self._waiting) >= _ROWS_PER_GROUP or (
+            self._waiting_bytes >= _BYTES_PER_GROUP
+        ):
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting, schema=SCHEMA))
+        self._waiting, self._waiting_bytes = [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._flush()
+        self._writer.close()
+
+
+def write_parquet(findings: Iterable[FindingBatch], path: Path) -> int:
     """Write the table, a group of rows at a time, and return the number of rows."""
-    columns: list[list[object]] = [[] for _ in SCHEMA]
-    rows, key_bytes = 0, 0
-    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
-
-        def flush() -> None:
-            arrays = [
-                pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
-            for column in columns:
-                column.clear()
-
-        for finding in findings:
-            for column, value in zip(columns, _row(finding), strict=True):
-                column.append(value)
-            rows += 1
-            key_bytes += len(finding.key)
-            if len(columns[0]) >= _ROWS_PER_GROUP or key_bytes >= _KEY_BYTES_PER_GROUP:
-                flush()
-                key_bytes = 0
-        if columns[0]:
-            flush()
-    return rows
-
-
-def _row(finding: FindingView) -> tuple[object, ...]:
-    return (
-        finding.finding_class.value,
-        finding.state.value,
-        finding.rule,
-        finding.database,
-        finding.key,
-        *_side(finding.source),
-        *_side(finding.target),
-        finding.detail,
-        finding.first_seen_at,
-        finding.last_seen_at,
-        finding.times_seen,
-    )
-
-
-def _side(side: Side) -> tuple[object, ...]:
-    digest = None if side.digest is None else bytes.fromhex(side.digest)
-    return side.kind, digest, side.expiry_ms, side.size
+    with ParquetTable(path) as table:
+        for batch in findings:
+            table.take(batch)
+        return table.rows

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
-from reports.display import escape_bytes, expiry_time, key_text, moment
-from reports.findings import FindingView, Side
+from reports.display import escape_bytes, expiry_time, iso_text, moment
+from reports.finding_batches import FindingBatch
 
 COLUMNS: Final = (
     "class",
@@ -36,31 +37,62 @@ COLUMNS: Final = (
     "age_seconds",
     "times_seen",
 )
-CHUNK: Final = 5_000
 
 # The full-width forms count as formulas in spreadsheets of some locales.
 _FORMULA: Final = re.compile(r"(?:(?<=[;,|\"'])|^)[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _DANGEROUS: Final = re.compile(r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
-def write_csv(findings: Iterable[FindingView], path: Path) -> None:
-    """Write the table, a chunk of rows at a time."""
-    import pandas as pd
+class CsvTable:
+    """A table that takes findings as they come."""
 
-    rows = map(_row, findings)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        pd.DataFrame(columns=list(COLUMNS)).to_csv(
-            file, index=False, quoting=csv.QUOTE_ALL, lineterminator="\n"
+    def __init__(self, path: Path) -> None:
+        # What no encoding holds (half a character in a name) is written as its escape.
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._writer = csv.writer(self._file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+        self._writer.writerow(COLUMNS)
+
+    def take(self, batch: FindingBatch) -> None:
+        """More rows."""
+        digests = batch.digests
+        self._writer.writerows(
+            zip(
+                batch.finding_class,
+                batch.state,
+                map(_safe_or_empty, batch.rule),
+                batch.database,
+                map(safe_key_text, batch.key_text),
+                batch.key_hex,
+                *_side(batch.source_kind, digests[0], batch.source_expiry_ms, batch.source_size),
+                *_side(batch.target_kind, digests[1], batch.target_expiry_ms, batch.target_size),
+                map(safe_text, batch.detail),
+                map(iso_text, batch.first_seen_at),
+                map(iso_text, batch.last_seen_at),
+                (f"{age:.3f}" for age in batch.age_seconds),
+                batch.times_seen,
+                strict=True,
+            )
         )
-        for chunk in iter(lambda: list(islice(rows, CHUNK)), []):
-            # Objects, not inferred types: a column of numbers with gaps would become floating point.
-            frame = pd.DataFrame(chunk, columns=list(COLUMNS), dtype=object)
-            frame.to_csv(file, index=False, header=False, quoting=csv.QUOTE_ALL, lineterminator="\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
-def safe_key_text(key: bytes) -> str:
-    """The key's text with every character escaped that a spreadsheet could take for a formula's beginning."""
-    return _FORMULA.sub(lambda match: escape_bytes(match[0]), key_text(key))
+def write_csv(findings: Iterable[FindingBatch], path: Path) -> None:
+    """Write the table."""
+    with CsvTable(path) as table:
+        for batch in findings:
+            table.take(batch)
+
+
+def safe_key_text(text: str) -> str:
+    """A key's text with every character escaped that a spreadsheet could take for a formula's beginning."""
+    return _FORMULA.sub(lambda match: escape_bytes(match[0]), text)
 
 
 def safe_text(text: str) -> str:
@@ -68,34 +100,32 @@ def safe_text(text: str) -> str:
     return f"'{text}" if _DANGEROUS.match(text) else text
 
 
-def _row(finding: FindingView) -> tuple[str, ...]:
+def _safe_or_empty(text: str | None) -> str:
+    return safe_text(text) if text else ""
+
+
+def _side(
+    kinds: Sequence[str | None],
+    digests: Sequence[str | None],
+    expiries: Sequence[int | None],
+    sizes: Sequence[int | None],
+) -> tuple[Iterable[object], ...]:
     return (
-        finding.finding_class.value,
-        finding.state.value,
-        safe_text(finding.rule or ""),
-        str(finding.database),
-        safe_key_text(finding.key),
-        finding.key.hex(),
-        *_side(finding.source),
-        *_side(finding.target),
-        safe_text(finding.detail),
-        finding.first_seen_at.isoformat(),
-        finding.last_seen_at.isoformat(),
-        f"{finding.age_seconds:.3f}",
-        str(finding.times_seen),
+        map(_safe_or_empty, kinds),
+        digests,
+        map(_expiry_number, expiries),
+        map(_expiry_moment, expiries),
+        sizes,
     )
 
 
-def _side(side: Side) -> Iterator[str]:
-    yield safe_text(side.kind or "")
-    yield side.digest or ""
-    match side.expiry_ms:
-        case None:
-            yield from ("", "")
-        case -1:
-            yield from ("none", "none")
-        case milliseconds:
-            at = expiry_time(milliseconds)
-            yield safe_text(str(milliseconds))
-            yield moment(at, milliseconds=True) if at is not None else ""
-    yield "" if side.size is None else str(side.size)
+def _expiry_number(milliseconds: int | None) -> str:
+    return "" if milliseconds is None else "none" if milliseconds == -1 else safe_text(str(milliseconds))
+
+
+@lru_cache(maxsize=4_096)
+def _expiry_moment(milliseconds: int | None) -> str:
+    if milliseconds is None:
+        return ""
+    at = expiry_time(milliseconds)
+    return "none" if milliseconds == -1 else moment(at, milliseconds=True) if at is not None else ""

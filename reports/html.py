@@ -143,14 +143,18 @@ def _finding_class(ledger: Ledger, report: RunReport, row: FindingCount) -> Find
     return FindingClassView(row, shown, first_findings(ledger, holder, row.finding_class, shown))
 
 
-def shown_key(key: bytes) -> ShownKey:
-    """The key's text, cut between characters where it is very long."""
-    if len(key) <= KEY_BYTES_SHOWN:
+def shown_key(key: bytes, length: int | None = None) -> ShownKey:
+    """The key's text, cut between characters where it is very long.
+
+    :param length: of the whole key, where *key* is only its beginning.
+    """
+    whole = len(key) if length is None else length
+    if whole <= KEY_BYTES_SHOWN:
         return ShownKey(display.key_text(key), 0)
     end = KEY_BYTES_SHOWN
     while end > KEY_BYTES_SHOWN - 3 and key[end] & 0xC0 == 0x80:
         end -= 1
-    return ShownKey(display.key_text(key[:end]), len(key) - end)
+    return ShownKey(display.key_text(key[:end]), whole - end)
 
 
 def side_fate(finding: FindingView, side: Side, role: str) -> str | None:

@@ -8,16 +8,18 @@ a million of them can still be read with line tools.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
+from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Final, TextIO
+from types import TracebackType
+from typing import Final, Self
 
 from reports.assessing import AssessmentView
-from reports.display import key_text
-from reports.findings import FindingView, Side
+from reports.display import iso_text, key_text
+from reports.finding_batches import FindingBatch
 from reports.model import RunReport
 from reports.repairs import RepairView
 
@@ -37,28 +39,10 @@ def assessment_to_dict(assessment: AssessmentView) -> dict[str, object]:
     return {field.name: _plain(getattr(assessment, field.name)) for field in fields(assessment)}
 
 
-def finding_to_dict(finding: FindingView) -> dict[str, object]:
-    """One finding as plain JSON values; ``hex`` is the key exactly, ``text`` can be turned back into it."""
-    return {
-        "class": finding.finding_class.value,
-        "state": finding.state.value,
-        "rule": finding.rule,
-        "database": finding.database,
-        "key": {"text": key_text(finding.key), "hex": finding.key.hex()},
-        "source": _side(finding.source),
-        "target": _side(finding.target),
-        "detail": finding.detail,
-        "first_seen_at": _time(finding.first_seen_at),
-        "last_seen_at": _time(finding.last_seen_at),
-        "age_seconds": round(finding.age_seconds, 3),
-        "times_seen": finding.times_seen,
-    }
-
-
 def repair_to_dict(repair: RepairView) -> dict[str, object]:
     """What was done about one key as plain JSON values."""
     return {
-        "at": _time(repair.at),
+        "at": iso_text(repair.at),
         "action": repair.action.value,
         "database": repair.database,
         "key": {"text": key_text(repair.key), "hex": repair.key.hex()},
@@ -69,35 +53,105 @@ def repair_to_dict(repair: RepairView) -> dict[str, object]:
     }
 
 
-def write_json(
-    report: RunReport, findings: Iterable[FindingView], repairs: Iterable[RepairView], path: Path
-) -> None:
-    """Write the report with all repairs and findings; one of them at a time is in memory."""
-    # A lone surrogate, as in a file name that is no UTF-8, becomes \udcNN, which is JSON's own escape for it.
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+class JsonReport:
+    """A report that takes its findings as they come."""
+
+    def __init__(self, report: RunReport, repairs: Iterable[RepairView], path: Path) -> None:
+        # A lone surrogate, as in a file name that is no UTF-8, becomes \udcNN, which is JSON's own escape for it.
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
         head = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False)
-        file.write(head.removesuffix("\n}"))
-        _write_lines(file, "repair_log", map(repair_to_dict, repairs))
-        _write_lines(file, "findings", map(finding_to_dict, findings))
-        file.write("\n}\n")
+        self._file.write(head.removesuffix("\n}"))
+        self._begin("repair_log")
+        self._lines(json.dumps(repair_to_dict(repair), ensure_ascii=False) for repair in repairs)
+        self._end()
+        self._begin("findings")
+
+    def take(self, batch: FindingBatch) -> None:
+        """More findings."""
+        self._lines(_finding_lines(batch))
+
+    def _begin(self, name: str) -> None:
+        """One more member of the object that is being written: a list with one element per line."""
+        self._file.write(f',\n  "{name}": [')
+        self._empty = True
+
+    def _lines(self, rows: Iterable[str]) -> None:
+        for row in rows:
+            self._file.write("\n    " if self._empty else ",\n    ")
+            self._file.write(row)
+            self._empty = False
+
+    def _end(self) -> None:
+        self._file.write("]" if self._empty else "\n  ]")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._end()
+            self._file.write("\n}\n")
+        self._file.close()
 
 
-def _write_lines(file: TextIO, name: str, rows: Iterable[dict[str, object]]) -> None:
-    """One more member of the object that is being written: a list with one element per line."""
-    file.write(f',\n  "{name}": [')
-    separator = "\n"
-    for row in rows:
-        file.write(f"{separator}    {json.dumps(row, ensure_ascii=False)}")
-        separator = ",\n"
-    file.write("\n  ]" if separator == ",\n" else "]")
+def write_json(
+    report: RunReport, findings: Iterable[FindingBatch], repairs: Iterable[RepairView], path: Path
+) -> None:
+    """Write the report with all repairs and findings, a batch of them at a time."""
+    with JsonReport(report, repairs, path) as file:
+        for batch in findings:
+            file.take(batch)
 
 
-def _side(side: Side) -> dict[str, object]:
-    return {"kind": side.kind, "digest": side.digest, "expiry_ms": side.expiry_ms, "size": side.size}
+def _finding_lines(batch: FindingBatch) -> Iterator[str]:
+    """Findings as JSON objects; ``hex`` is the key exactly, ``text`` can be turned back into it."""
+    digests = batch.digests
+    rows = zip(
+        map(_text, batch.finding_class),
+        map(_text, batch.state),
+        map(_text, batch.rule),
+        batch.database,
+        map(_text, batch.key_text),
+        batch.key_hex,
+        _sides(batch.source_kind, digests[0], batch.source_expiry_ms, batch.source_size),
+        _sides(batch.target_kind, digests[1], batch.target_expiry_ms, batch.target_size),
+        map(_text, batch.detail),
+        map(iso_text, batch.first_seen_at),
+        map(iso_text, batch.last_seen_at),
+        batch.age_seconds,
+        batch.times_seen,
+        strict=True,
+    )
+    for kind, state, rule, database, text, exact, source, target, detail, first, last, age, times in rows:
+        yield (
+            f'{{"class": {kind}, "state": {state}, "rule": {rule}, "database": {database}, '
+            f'"key": {{"text": {text}, "hex": "{exact}"}}, "source": {source}, "target": {target}, '
+            f'"detail": {detail}, "first_seen_at": "{first}", "last_seen_at": "{last}", '
+            f'"age_seconds": {round(age, 3)}, "times_seen": {times}}}'
+        )
 
 
-def _time(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat()
+def _sides(
+    kinds: Sequence[str | None],
+    digests: Sequence[str | None],
+    expiries: Sequence[int | None],
+    sizes: Sequence[int | None],
+) -> Iterator[str]:
+    for kind, digest, expiry_ms, size in zip(kinds, digests, expiries, sizes, strict=True):
+        yield (
+            f'{{"kind": {_text(kind)}, "digest": {_text(digest)}, "expiry_ms": {_number(expiry_ms)}, '
+            f'"size": {_number(size)}}}'
+        )
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else encode_basestring(value)
+
+
+def _number(value: int | None) -> str:
+    return "null" if value is None else str(value)
 
 
 def _plain(value: object) -> object:
@@ -107,7 +161,7 @@ def _plain(value: object) -> object:
         case Enum():
             return value.value
         case datetime():
-            return _time(value)
+            return iso_text(value)
         case Mapping():
             return {str(_plain(name)): _plain(inner) for name, inner in value.items()}
         case tuple() | list():

@@ -1,21 +1,52 @@
-"""Writing a run's report: HTML, JSON and CSV, each whole or not at all."""
+"""Writing a run's report: HTML, JSON, CSV and Parquet, each whole or not at all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from integrity.errors import LedgerError
 from integrity.ledger import Ledger
 
+if TYPE_CHECKING:
+    from reports.finding_batches import FindingBatch
+    from reports.model import RunReport
+
 HTML_NAME: Final = "report.html"
 JSON_NAME: Final = "report.json"
 CSV_NAME: Final = "findings.csv"
+PARQUET_NAME: Final = "findings.parquet"
 PAGE: Final = 5_000
 """Findings per ledger query; fewer would make a long list noticeably slower to read."""
+
+
+class ReportFormat(StrEnum):
+    """A form in which a report, or its findings, can be had."""
+
+    HTML = "html"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+DEFAULT_FORMATS: Final = (ReportFormat.HTML, ReportFormat.JSON, ReportFormat.CSV)
+_NAMES: Final[Mapping[ReportFormat, str]] = {
+    ReportFormat.HTML: HTML_NAME,
+    ReportFormat.JSON: JSON_NAME,
+    ReportFormat.CSV: CSV_NAME,
+    ReportFormat.PARQUET: PARQUET_NAME,
+}
+_ARTIFACTS: Final[Mapping[ReportFormat, str]] = {
+    ReportFormat.HTML: "report-html",
+    ReportFormat.JSON: "report-json",
+    ReportFormat.CSV: "findings-csv",
+    ReportFormat.PARQUET: "findings-parquet",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +56,27 @@ class ReportFiles:
     html: Path
     json: Path
     csv: Path
+    parquet: Path
+    formats: tuple[ReportFormat, ...] = DEFAULT_FORMATS
+    """Those of them that were written now."""
+
+    @property
+    def written(self) -> Mapping[ReportFormat, Path]:
+        """The files that were written now."""
+        paths = (self.html, self.json, self.csv, self.parquet)
+        return {each: path for each, path in zip(ReportFormat, paths, strict=True) if each in self.formats}
 
 
-def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
+class FindingSink(Protocol):
+    """Something that takes findings as they come."""
+
+    def take(self, batch: FindingBatch) -> None:
+        """More of them."""
+
+
+def write_report(
+    ledger: Ledger, run_id: str, directory: Path, formats: Sequence[ReportFormat] = DEFAULT_FORMATS
+) -> ReportFiles:
     """Write the report of a run into *directory* and record its files as artifacts of the run.
 
     Files of an earlier report there are replaced, each at once: a reader never sees half a file.
@@ -36,41 +85,23 @@ def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
     :raises LedgerError: the folder cannot be written, or the ledger cannot be read.
     """
     from reports.build import build_report
-    from reports.findings import reported_findings
-    from reports.findings_table import write_csv
-    from reports.html import write_html
-    from reports.json_report import write_json
-    from reports.repairs import all_repairs
 
     report = build_report(ledger, run_id)
-    run = report.run.run_id
-    files = ReportFiles(directory / HTML_NAME, directory / JSON_NAME, directory / CSV_NAME)
-    writers: tuple[tuple[str, Path, Callable[[Path], None]], ...] = (
-        (
-            "report-html",
-            files.html,
-            lambda path: write_html(ledger, report, path, json_name=JSON_NAME, csv_name=CSV_NAME),
-        ),
-        (
-            "report-json",
-            files.json,
-            lambda path: write_json(
-                report, reported_findings(ledger, report, PAGE), all_repairs(ledger, run), path
-            ),
-        ),
-        ("findings-csv", files.csv, lambda path: write_csv(reported_findings(ledger, report, PAGE), path)),
-    )
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for _, path, _ in writers}
+    chosen = tuple(each for each in ReportFormat if each in formats)
+    html, json, csv, parquet = (directory / _NAMES[each] for each in ReportFormat)
+    files = ReportFiles(html, json, csv, parquet, chosen)
+    temporary = {
+        each: path.with_name(f".{path.name}.{os.getpid()}.tmp") for each, path in files.written.items()
+    }
     try:
         # The ledger keeps paths as text; a name it cannot hold is refused before anything is written.
         str(directory.resolve()).encode("utf-8")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for _, path, write in writers:
-            write(temporary[path])
-        for _, path, _ in writers:
-            os.replace(temporary[path], path)
-        for kind, path, _ in writers:
-            ledger.add_artifact(run, kind, path)
+        _write_all(ledger, report, temporary)
+        for each, path in files.written.items():
+            os.replace(temporary[each], path)
+        for each, path in files.written.items():
+            ledger.add_artifact(report.run.run_id, _ARTIFACTS[each], path)
     except (OSError, UnicodeEncodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "its name is not UTF-8"
         shown = os.fsencode(directory).decode("utf-8", "backslashreplace")
@@ -82,6 +113,38 @@ def write_report(ledger: Ledger, run_id: str, directory: Path) -> ReportFiles:
         for path in temporary.values():
             _remove(path)
     return files
+
+
+def _write_all(ledger: Ledger, report: RunReport, paths: Mapping[ReportFormat, Path]) -> None:
+    from reports.findings import reported_findings
+    from reports.html import write_html
+
+    if ReportFormat.HTML in paths:
+        # The page names the files that hold what it leaves out.
+        write_html(ledger, report, paths[ReportFormat.HTML], json_name=JSON_NAME, csv_name=CSV_NAME)
+    with ExitStack() as stack:
+        sinks = list(_sinks(ledger, report, paths, stack))
+        # Findings are read once for all files.
+        for batch in reported_findings(ledger, report, PAGE) if sinks else ():
+            for sink in sinks:
+                sink.take(batch)
+
+
+def _sinks(
+    ledger: Ledger, report: RunReport, paths: Mapping[ReportFormat, Path], stack: ExitStack
+) -> Iterator[FindingSink]:
+    from reports.findings_table import CsvTable
+    from reports.json_report import JsonReport
+    from reports.repairs import all_repairs
+
+    if (path := paths.get(ReportFormat.JSON)) is not None:
+        yield stack.enter_context(JsonReport(report, all_repairs(ledger, report.run.run_id), path))
+    if (path := paths.get(ReportFormat.CSV)) is not None:
+        yield stack.enter_context(CsvTable(path))
+    if (path := paths.get(ReportFormat.PARQUET)) is not None:
+        from reports.findings_parquet import ParquetTable
+
+        yield stack.enter_context(ParquetTable(path))
 
 
 def _remove(path: Path) -> None:

@@ -8,16 +8,21 @@ from typing import Annotated
 import typer
 
 from greenfly.commands import options as o
+from reports.write import DEFAULT_FORMATS, ReportFormat
 
 
 def report(
     run: Annotated[str, typer.Argument(help="Run id, its beginning or ending, or latest.")],
     output: Annotated[Path | None, typer.Option(help="Folder to write to (default: the run's own).")] = None,
+    formats: Annotated[
+        list[ReportFormat] | None,
+        typer.Option("--format", help="What to write; repeatable (default: html, json and csv)."),
+    ] = None,
     config: o.ConfigFile = None,
     state_dir: o.StateDir = None,
     as_json: o.Json = False,
 ) -> None:
-    """Write a run's report again: HTML, JSON and CSV, from the ledger alone."""
+    """Write a run's report again, from the ledger alone: HTML, JSON, and its findings as CSV or Parquet."""
     from greenfly.console import print_json
     from integrity.ledger import open_ledger
     from reports import write_report
@@ -26,16 +31,18 @@ def report(
     ledger = open_ledger(settings)
     try:
         found = ledger.find_run(run)
-        files = write_report(ledger, found.id, output or settings.report_dir / found.id)
+        files = write_report(
+            ledger, found.id, output or settings.report_dir / found.id, formats or DEFAULT_FORMATS
+        )
     finally:
         ledger.close()
     if as_json:
         print_json(
             {
                 "run": found.id,
-                "report": {"html": str(files.html), "json": str(files.json), "csv": str(files.csv)},
+                "report": {each.value: str(path) for each, path in files.written.items()},
             }
         )
         return
-    for path in (files.html, files.json, files.csv):
+    for path in files.written.values():
         typer.echo(path)

@@ -302,7 +302,7 @@ def test_failed_writing_leaves_the_earlier_report(
     def disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reports.findings_table.write_csv", disk_full)
+    monkeypatch.setattr("reports.findings_table.CsvTable", disk_full)
     with pytest.raises(LedgerError, match="No space left"):
         write_report(ledger, run_id, tmp_path / "report")
     assert {path: path.read_bytes() for path in (tmp_path / "report").iterdir()} == before
