@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from integrity.errors import LedgerError
-from integrity.ledger import Ledger
 
 if TYPE_CHECKING:
+    from integrity.ledger import Ledger
     from reports.finding_batches import FindingBatch
     from reports.model import RunReport
 
