@@ -38,6 +38,8 @@ REQUIRED_VARIABLE: Final = "GREENFLY_REQUIRE_POSTGRES"
 POSTGRES_IMAGE: Final = "postgres:17"
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _START_SECONDS: Final = 30.0
+# Another process can take a free port between our look and the server's bind.
+_PORT_ATTEMPTS: Final = 3
 _OPTIONS: Final = (
     "-c",
     "listen_addresses=127.0.0.1",
@@ -51,6 +53,10 @@ _OPTIONS: Final = (
     "-c",
     "max_connections=60",
 )
+
+
+class NotStarted(Exception):
+    """A PostgreSQL that ended, or did not answer, instead of starting."""
 
 
 @dataclass(slots=True)
@@ -179,12 +185,10 @@ def started(programs: Path) -> Iterator[Postgres]:
                 os.chown(path, pwd.getpwnam(user).pw_uid, pwd.getpwnam(user).pw_gid)
         data = folder / "data"
         _initialise(programs, data, secret, user)
-        port = free_port()
-        url = URL.create("postgresql+psycopg", "greenfly", password, "127.0.0.1", port, "postgres")
         running: list[subprocess.Popen[bytes]] = []
 
-        def start() -> None:
-            running.append(_serve(programs, data, port, user))
+        def start(url: URL) -> None:
+            running.append(_serve(programs, data, url.port or 0, user))
             _wait_until_ready(url, running[-1], folder)
 
         def stop() -> None:
@@ -192,9 +196,24 @@ def started(programs: Path) -> Iterator[Postgres]:
             running[-1].send_signal(signal.SIGQUIT)
             running[-1].wait(30)
 
-        start()
+        for attempt in range(_PORT_ATTEMPTS):
+            url = URL.create(
+                "postgresql+psycopg",
+                "greenfly",
+                password,
+                "127.0.0.1",
+                free_port(),
+                "postgres",
+                {"connect_timeout": "3"},
+            )
+            try:
+                start(url)
+                break
+            except NotStarted:
+                if attempt == _PORT_ATTEMPTS - 1:
+                    raise
         try:
-            yield Postgres(url, start, stop)
+            yield Postgres(url, lambda: start(url), stop)
         finally:
             if running[-1].poll() is None:
                 stop()
@@ -249,7 +268,7 @@ def _wait_until_ready(url: URL, process: subprocess.Popen[bytes], folder: Path) 
             except OperationalError:
                 if process.poll() is not None or monotonic() > until:
                     logs = [log.read_text("utf-8", "replace") for log in folder.glob("log-*")]
-                    raise RuntimeError(f"PostgreSQL does not start: {logs}") from None
+                    raise NotStarted(f"PostgreSQL does not start: {logs}") from None
                 sleep(0.05)
             else:
                 return

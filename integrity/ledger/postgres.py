@@ -40,6 +40,7 @@ _WAITED_IN_VAIN: Final = "55P03"
 _CONNECT: Final = {
     "connect_timeout": "5",
     "application_name": "greenfly",
+    "client_encoding": "UTF8",
     # A network that loses every packet shows within 15 s, not after hours.
     "keepalives_idle": "5",
     "keepalives_interval": "3",

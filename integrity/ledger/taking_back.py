@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import Connection, Engine, column, create_engine, func, inspect, select, table
 from sqlalchemy.pool import StaticPool
@@ -11,6 +12,9 @@ from integrity.errors import ConfigurationError, Refused
 from integrity.ledger.migrate import known_revisions, migrate_back_on, migrate_on
 from integrity.ledger.schema import require_not_newer, require_quiet, version_of
 from integrity.ledger.transactions import shown, writing
+
+_DERIVED: Final = frozenset({"finding.key_head"})
+"""Columns that a migration fills from others: what they hold is not lost with them."""
 
 
 def take_back(engine: Engine, revision: str, *, lose_rows: bool = False) -> str:
@@ -58,7 +62,9 @@ def losses(connection: Connection, revision: str) -> Sequence[str]:
             found.append((name, _count(connection, name)))
             continue
         found += [
-            (f"{name}.{added}", _count(connection, name, added)) for added in sorted(columns - then[name])
+            (f"{name}.{added}", _count(connection, name, added))
+            for added in sorted(columns - then[name])
+            if f"{name}.{added}" not in _DERIVED
         ]
     return [f"{name} ({number} rows)" for name, number in found if number]
 

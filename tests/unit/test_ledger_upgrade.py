@@ -1,229 +1,365 @@
-"""Ledgers of earlier versions open, and keep what they hold."""
+"""Ledgers of earlier versions are upgraded, and taken back, with what they hold; on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Engine, MetaData, inspect, select, text, update
 
 from integrity.assess.model import Outcome
+from integrity.errors import ConfigurationError, LedgerError, Refused
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.assessments import read_assessment, read_results
-from integrity.ledger.migrate import downgrade, upgrade
-from integrity.ledger.models import FindingClass, FindingState, PhaseName, RunKind, RunState
+from integrity.ledger.database import SCHEMA_HEAD, connect, reading, writing
+from integrity.ledger.migrate import known_revisions, upgrade
+from integrity.ledger.models import FindingClass, FindingState, PhaseName, Run, RunKind, RunState
 from integrity.ledger.samples import add_sample, read_samples
+from integrity.ledger.schema import bring_up, version_of
+from integrity.ledger.schema_check import check_ledger
 from integrity.ledger.steps import read_steps
 from integrity.ledger.sync_board import SyncBoard, SyncStatus, read_status
+from integrity.ledger.taking_back import take_back
 from integrity.ledger.vocabulary import Direction, SyncState
 from integrity.ledger.waivers import add_waiver, read_waivers
 from integrity.settings import Settings, load_settings
+from tests.ledger import place
 
-RUN = "20260101-000000-abcdef"
-OLD_ROWS = """
-INSERT INTO run (id, kind, state, version, operator, host, checksum_definition, settings, started_at, lease_owner,
-  lease_until) VALUES ('20260101-000000-abcdef', 'migrate', 'finished', '0.1.0', 'ops', 'box', 'xxh3', '{}',
-  '2026-01-01 00:00:00.000000', 'box:1', '2026-01-01 00:00:30.000000');
-INSERT INTO phase VALUES (1, '20260101-000000-abcdef', 'stream', 'done', 1, '2026-01-01 00:00:00.000000', NULL,
-  5, 5, 99, '{}');
-INSERT INTO finding (id, run_id, phase, finding_class, state, database, key, key_digest, detail, first_seen_at,
-  last_seen_at, times_seen) VALUES (7, '20260101-000000-abcdef', 'verify', 'value', 'open', 3, x'ff00',
-  x'00112233445566778899aabbccddeeff', 'differs', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', 2);
-"""
+Row = Mapping[str, object]
+
+RUN: Final = "20260101-000000-abcdef"
+AT: Final = datetime(2026, 1, 1, 0, 0, 10, 123456, tzinfo=UTC)
+OLDER: Final = known_revisions()[:-1]
+
+ROWS: Final[Mapping[str, list[tuple[str, Row]]]] = {
+    "0001": [
+        (
+            "run",
+            {"id": RUN, "kind": "migrate", "state": "finished", "version": "0.1.0", "operator": "ops"}
+            | {"host": "box", "checksum_definition": "xxh3", "settings": {"label": None}, "started_at": AT}
+            | {"lease_owner": "box:1", "lease_until": AT},
+        ),
+        (
+            "phase",
+            {"run_id": RUN, "name": "stream", "state": "done", "attempts": 1, "started_at": AT, "keys": 5}
+            | {"keys_expected": 5, "bytes": 99, "detail": {"written": 5}},
+        ),
+        (
+            "finding",
+            {"id": 7, "run_id": RUN, "phase": "verify", "finding_class": "value", "state": "open"}
+            | {"database": 3, "key": b"\xff\x00", "key_digest": b"0123456789abcdef", "detail": "differs"}
+            | {"first_seen_at": AT, "last_seen_at": AT, "times_seen": 2, "source_expiry_ms": -1},
+        ),
+    ],
+    "0002": [
+        (
+            "control",
+            {"run_id": RUN, "paused": True, "keys_per_second": 500, "updated_at": AT, "updated_by": "ops"},
+        ),
+        (
+            "repair",
+            {"run_id": RUN, "finding_id": 7, "database": 3, "key": b"\xff\x00", "action": "copied", "at": AT}
+            | {"key_digest": b"0123456789abcdef", "before_detail": "before", "detail": "after"},
+        ),
+    ],
+    "0003": [
+        (
+            "sync",
+            {"run_id": RUN, "direction": "forward", "state": "following", "feed": "tracking", "dirty": 1}
+            | {"unproven": 2, "stuck": 3, "lag_ms": 4, "backlog_bytes": 5, "carried": 6, "removed": 7}
+            | {"updated_at": AT, "asked_id": 0, "answered_id": 0},
+        ),
+        (
+            "step",
+            {"run_id": RUN, "position": 0, "name": "gates", "state": "done", "budget_ms": 30_000}
+            | {"attempts": 1, "detail": {}},
+        ),
+        (
+            "approval",
+            {
+                "run_id": RUN,
+                "gate": "cutover",
+                "decision": "approved",
+                "by": "ops",
+                "at": AT,
+                "comment": "ja",
+            },
+        ),
+        ("sample", {"run_id": RUN, "side": "sync", "at": AT, "numbers": {"dirty": 1}}),
+    ],
+    "0004": [
+        (
+            "assessment",
+            {"run_id": RUN, "source": "redis://blue", "target": "redis://green", "strategy": "stream"}
+            | {"mode": "full", "at": AT, "facts": {"why": "asked for"}},
+        ),
+        (
+            "waiver",
+            {"source": "redis://blue", "target": "redis://green", "check_id": "commands.unknown", "at": AT}
+            | {
+                "outcome": "found",
+                "items": ["lcs"],
+                "why": "retired",
+                "by": "ops",
+                "until": AT,
+                "run_id": RUN,
+            },
+        ),
+    ],
+}
+"""By the revision that brought the table."""
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_ledger_url: str | None) -> Settings:
     monkeypatch.chdir(tmp_path)
-    return load_settings({"state_dir": tmp_path / "state"}, environ={}).settings
+    return load_settings(place(tmp_path / "old", fresh_ledger_url), environ={}).settings
 
 
 @pytest.fixture
-def old_ledger(settings: Settings) -> Path:
-    """A ledger as revision 0001 made it, with a run in it."""
-    settings.state_dir.mkdir()
-    path = settings.state_dir / "ledger.sqlite3"
-    engine = create_engine(f"sqlite:///{path}")
-    upgrade(engine, "0001")
-    engine.dispose()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(OLD_ROWS)
-    return path
-
-
-@pytest.fixture
-def ledger(old_ledger: Path, settings: Settings) -> Iterator[Ledger]:
-    opened = open_ledger(settings)
+def engine(settings: Settings) -> Iterator[Engine]:
+    """A database without a schema."""
+    opened = connect(settings)
     yield opened
-    opened.close()
+    opened.dispose()
 
 
-def test_a_ledger_of_the_first_version_keeps_its_rows(ledger: Ledger) -> None:
-    run = ledger.find_run(RUN)
-    assert (run.kind, run.state, run.parent_id) == (RunKind.MIGRATE, RunState.FINISHED, None)
-    assert [(p.name, p.keys, p.bytes) for p in ledger.phases(RUN)] == [(PhaseName.STREAM, 5, 99)]
-    finding = ledger.findings(RUN)[0]
-    assert (finding.id, finding.finding_class, finding.state) == (7, FindingClass.VALUE, FindingState.OPEN)
-    assert (finding.key, finding.times_seen, finding.rule) == (b"\xff\x00", 2, None)
-    assert ledger.repairs(RUN) == []
-    assert ledger.control(RUN).updated_at is None
+def make_old(engine: Engine, revision: str) -> None:
+    """A ledger as *revision* made it, with a row in each table."""
+    upgrade(engine, revision)
+    tables = MetaData()
+    tables.reflect(engine)
+    with writing(engine) as connection:
+        for made in (each for each in known_revisions() if each <= revision):
+            for name, row in ROWS.get(made, []):
+                connection.execute(tables.tables[name].insert().values(dict(row)))
 
 
-def test_taking_the_schema_back_keeps_what_the_first_version_knows(ledger: Ledger, old_ledger: Path) -> None:
-    downgrade(ledger.engine, "0001")
-
-    tables = inspect(ledger.engine).get_table_names()
-    assert {"control", "repair"}.isdisjoint(tables)
-    with closing(sqlite3.connect(old_ledger)) as connection:
-        assert connection.execute("SELECT count(*) FROM phase").fetchone() == (1,)
-        assert connection.execute("SELECT key, times_seen FROM finding").fetchone() == (b"\xff\x00", 2)
-        columns = {row[1] for row in connection.execute("PRAGMA table_info(finding)")}
-    assert "rule" not in columns
-
-
-# -- 0002, the version before live moves -------------------------------------------------------------------------------
-
-LIVE_TABLES = {"sync", "step", "approval", "sample"}
-ASSESS_TABLES = {"assessment", "assessment_result", "waiver"}
-REVIEW_TABLES = {"review_token", "finding_waiver"}
-ROWS_OF_0002 = """
-UPDATE finding SET rule = 'typed-rewrite';
-UPDATE run SET parent_id = '20251231-000000-fedcba';
-INSERT INTO control VALUES ('20260101-000000-abcdef', 1, 500, NULL, '2026-01-01 00:00:10.000000', 'ops');
-INSERT INTO repair (id, run_id, finding_id, database, key, key_digest, action, at, before_detail, detail) VALUES
-  (3, '20260101-000000-abcdef', 7, 3, x'ff00', x'00112233445566778899aabbccddeeff', 'copied',
-  '2026-01-01 00:00:20.000000', 'before', 'after');
-"""
-
-
-@pytest.fixture
-def ledger_of_0002(old_ledger: Path, settings: Settings) -> Path:
-    """A ledger as revision 0002 made it, with a row in each of its tables."""
-    engine = create_engine(f"sqlite:///{old_ledger}")
-    upgrade(engine, "0002")
-    engine.dispose()
-    with closing(sqlite3.connect(old_ledger)) as connection:
-        connection.executescript(ROWS_OF_0002)
-    return old_ledger
-
-
-def contents(
-    path: Path, without: set[str] = LIVE_TABLES | ASSESS_TABLES
-) -> dict[str, list[tuple[object, ...]]]:
-    """Every row of every table that revision 0002, or another one, knows."""
-    with closing(sqlite3.connect(path)) as connection:
-        names = [
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
+def contents(engine: Engine, columns: Mapping[str, set[str]]) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of these tables, by these columns."""
+    tables = MetaData()
+    tables.reflect(engine)
+    with reading(engine) as connection:
         return {
-            name: connection.execute(f"SELECT {_columns(connection, name)} FROM {name}").fetchall()  # noqa: S608
-            for name in names
-            if name not in without | REVIEW_TABLES | {"alembic_version"}
+            name: [
+                tuple(row)
+                for row in connection.execute(
+                    select(*(tables.tables[name].c[column] for column in sorted(columns[name])))
+                )
+            ]
+            for name in sorted(columns)
         }
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> str:
-    """All but those that are worked out from the others."""
-    told = connection.execute(f"PRAGMA table_info({table})").fetchall()
-    return ", ".join(f'"{column[1]}"' for column in told if column[1] != "key_head")
+def columns_of(engine: Engine) -> dict[str, set[str]]:
+    """The tables as they are, without those of the migrations and of the audit."""
+    seen = inspect(engine)
+    return {
+        name: {column["name"] for column in seen.get_columns(name)}
+        for name in seen.get_table_names()
+        if name not in {"alembic_version", "event"}
+    }
 
 
-def test_a_ledger_from_before_live_moves_keeps_its_rows(ledger_of_0002: Path, settings: Settings) -> None:
-    before = contents(ledger_of_0002)
-    assert all(before[name] for name in ("run", "phase", "finding", "repair", "control"))
-
-    with closing(open_ledger(settings)) as opened:
-        assert set(inspect(opened.engine).get_table_names()) >= LIVE_TABLES
-        run = opened.find_run(RUN)
-        assert (run.kind, run.parent_id) == (RunKind.MIGRATE, "20251231-000000-fedcba")
-        assert (opened.control(RUN).paused, opened.control(RUN).keys_per_second) == (True, 500)
-        assert [(each.finding_id, each.detail) for each in opened.repairs(RUN)] == [(7, "after")]
-        assert read_status(opened.engine, RUN) is None
-        assert (read_steps(opened.engine, RUN), read_samples(opened.engine, RUN)) == ([], [])
-
-    assert contents(ledger_of_0002) == before
+def revision_of(engine: Engine) -> str | None:
+    with reading(engine) as connection:
+        return version_of(connection)
 
 
-def test_a_live_ledger_can_be_taken_back_and_loses_only_what_is_live(
-    ledger_of_0002: Path, settings: Settings
-) -> None:
-    before = contents(ledger_of_0002)
-    with closing(open_ledger(settings)) as opened:
-        with SyncBoard(opened.engine, RUN) as board:
-            board.publish(SyncStatus(Direction.FORWARD, SyncState.FOLLOWING))
-        add_sample(opened.engine, RUN, "sync", {"dirty": 1})
-
-        downgrade(opened.engine, "0002")
-
-        assert LIVE_TABLES.isdisjoint(inspect(opened.engine).get_table_names())
-    assert contents(ledger_of_0002) == before
-
-    with closing(open_ledger(settings)) as again:
-        assert read_samples(again.engine, RUN) == []
-        assert read_status(again.engine, RUN) is None
-    assert contents(ledger_of_0002) == before
+# -- up ----------------------------------------------------------------------------------------------------------------
 
 
-# -- 0003, the version before assessments ------------------------------------------------------------------------------
+@pytest.mark.parametrize("revision", OLDER)
+def test_a_ledger_of_an_earlier_version_keeps_every_row(engine: Engine, revision: str) -> None:
+    make_old(engine, revision)
+    then = columns_of(engine)
+    before = contents(engine, then)
+    assert sum(map(len, before.values())) == sum(len(ROWS.get(r, [])) for r in OLDER if r <= revision)
 
-ROWS_OF_0003 = """
-INSERT INTO sync VALUES ('20260101-000000-abcdef', 'forward', 'following', 'tracking', 1, 2, 3, 4, 5, NULL, NULL, 6, 7,
-  '2026-01-01 00:00:10.000000', 0, NULL, NULL, 0, NULL);
-INSERT INTO step VALUES (1, '20260101-000000-abcdef', 0, 'gates', 'done', 30000, 1, NULL, NULL, '{}');
-INSERT INTO approval VALUES (1, '20260101-000000-abcdef', 'cutover', 'approved', 'ops',
-  '2026-01-01 00:00:10.000000', '');
-INSERT INTO sample VALUES (1, '20260101-000000-abcdef', 'sync', '2026-01-01 00:00:10.000000', '{}');
-"""
+    assert bring_up(engine) == revision
 
-
-@pytest.fixture
-def ledger_of_0003(ledger_of_0002: Path) -> Path:
-    """A ledger as revision 0003 made it, with a row in each of its tables."""
-    engine = create_engine(f"sqlite:///{ledger_of_0002}")
-    upgrade(engine, "0003")
-    engine.dispose()
-    with closing(sqlite3.connect(ledger_of_0002)) as connection:
-        connection.executescript(ROWS_OF_0003)
-    return ledger_of_0002
+    assert revision_of(engine) == SCHEMA_HEAD
+    assert contents(engine, then) == before
+    found = check_ledger(engine)
+    assert (found.sound, found.pending, found.deviations) == (True, (), ())
 
 
-def test_a_ledger_from_before_assessments_keeps_its_rows(ledger_of_0003: Path, settings: Settings) -> None:
-    before = contents(ledger_of_0003, ASSESS_TABLES)
-    assert all(before[name] for name in (*LIVE_TABLES, "run", "phase", "finding", "repair", "control"))
+def test_what_the_first_version_wrote_can_be_read(engine: Engine, settings: Settings) -> None:
+    make_old(engine, "0001")
+    bring_up(engine)
 
-    with closing(open_ledger(settings)) as opened:
-        assert set(inspect(opened.engine).get_table_names()) >= ASSESS_TABLES
-        assert read_assessment(opened.engine, RUN) is None
-        assert (read_results(opened.engine, RUN), read_waivers(opened.engine)) == ([], [])
-
-    assert contents(ledger_of_0003, ASSESS_TABLES) == before
-
-
-def test_a_ledger_with_assessments_can_be_taken_back_and_loses_only_these(
-    ledger_of_0003: Path, settings: Settings
-) -> None:
-    before = contents(ledger_of_0003, ASSESS_TABLES | {"event"})
-    with closing(open_ledger(settings)) as opened:
-        add_waiver(
-            opened.engine,
-            source="redis://blue:6379",
-            target="redis://green:6379",
-            check_id="commands.unknown",
-            outcome=Outcome.FOUND,
-            items=["lcs"],
-            why="retired on Friday",
-            by="ops",
-            until=datetime.now(UTC) + timedelta(days=1),
-            run_id=RUN,
+    with closing(open_ledger(settings)) as ledger:
+        run = ledger.find_run(RUN)
+        assert (run.kind, run.state, run.parent_id) == (RunKind.MIGRATE, RunState.FINISHED, None)
+        assert (run.started_at, run.started_at.tzinfo) == (AT, UTC)
+        assert [(p.name, p.keys, p.detail) for p in ledger.phases(RUN)] == [
+            (PhaseName.STREAM, 5, {"written": 5})
+        ]
+        finding = ledger.findings(RUN)[0]
+        assert (finding.id, finding.finding_class, finding.state) == (
+            7,
+            FindingClass.VALUE,
+            FindingState.OPEN,
         )
-        downgrade(opened.engine, "0003")
-        assert ASSESS_TABLES.isdisjoint(inspect(opened.engine).get_table_names())
-    assert contents(ledger_of_0003, ASSESS_TABLES | {"event"}) == before
+        assert (finding.key, finding.times_seen, finding.rule) == (b"\xff\x00", 2, None)
+        assert (ledger.repairs(RUN), ledger.control(RUN).updated_at) == ([], None)
+        assert (read_status(ledger.engine, RUN), read_steps(ledger.engine, RUN)) == (None, [])
+        assert read_assessment(ledger.engine, RUN) is None
+        assert (read_results(ledger.engine, RUN), read_waivers(ledger.engine)) == ([], [])
 
+
+def test_opening_upgrades_a_file_and_asks_for_an_upgrade_of_what_many_share(
+    engine: Engine, settings: Settings
+) -> None:
+    make_old(engine, "0002")
+
+    if engine.dialect.name == "sqlite":
+        open_ledger(settings).close()
+        assert revision_of(engine) == SCHEMA_HEAD
+        return
+    with pytest.raises(LedgerError, match="0002") as caught:
+        open_ledger(settings)
+    assert "greenfly db upgrade" in caught.value.remedy
+    assert revision_of(engine) == "0002"
+
+
+def test_nothing_is_migrated_while_a_run_is_under_way(engine: Engine) -> None:
+    make_old(engine, "0003")
+    soon = datetime.now(UTC) + timedelta(seconds=30)
+    with writing(engine) as connection:
+        connection.execute(update(Run).values(state=RunState.RUNNING, lease_until=soon))
+
+    for change in (bring_up, lambda engine: take_back(engine, "0002", lose_rows=True)):
+        with pytest.raises(Refused, match=RUN):
+            change(engine)
+
+    assert revision_of(engine) == "0003"
+    assert check_ledger(engine).live_runs == (RUN,)
+
+
+def test_a_run_whose_process_is_gone_keeps_nobody_from_upgrading(engine: Engine) -> None:
+    make_old(engine, "0003")
+    with writing(engine) as connection:
+        connection.execute(update(Run).values(state=RunState.RUNNING, lease_until=AT))
+
+    assert bring_up(engine) == "0003"
+
+
+def test_no_run_begins_on_a_schema_that_was_changed_since_the_ledger_was_opened(settings: Settings) -> None:
+    with closing(open_ledger(settings)) as ledger:
+        take_back(ledger.engine, "0004")
+
+        with pytest.raises(LedgerError, match="0004"):
+            ledger.start_run(RunKind.MIGRATE, settings)
+
+
+# -- back --------------------------------------------------------------------------------------------------------------
+
+
+def live_rows(ledger: Ledger) -> None:
+    """What only newer versions know."""
+    with SyncBoard(ledger.engine, RUN) as board:
+        board.publish(SyncStatus(Direction.FORWARD, SyncState.FOLLOWING))
+    add_sample(ledger.engine, RUN, "sync", {"dirty": 1})
+    add_waiver(
+        ledger.engine,
+        source="redis://blue:6379",
+        target="redis://green:6379",
+        check_id="commands.unknown",
+        outcome=Outcome.FOUND,
+        items=["lcs"],
+        why="retired on Friday",
+        by="ops",
+        until=datetime.now(UTC) + timedelta(days=1),
+        run_id=RUN,
+    )
+
+
+def test_taking_a_ledger_back_is_refused_where_rows_would_be_lost(engine: Engine, settings: Settings) -> None:
+    make_old(engine, "0002")
+    then, before = columns_of(engine), contents(engine, columns_of(engine))
+    bring_up(engine)
+    with closing(open_ledger(settings)) as ledger:
+        live_rows(ledger)
+
+        with pytest.raises(Refused) as caught:
+            take_back(engine, "0002")
+
+        for lost in ("sync (1 rows)", "sample (1 rows)", "waiver (1 rows)"):
+            assert lost in caught.value.problem
+        assert "step" not in caught.value.problem
+        assert len(read_samples(ledger.engine, RUN)) == 1
+
+    assert take_back(engine, "0002", lose_rows=True) == SCHEMA_HEAD
+    assert columns_of(engine) == then
+    assert contents(engine, then) == before
+    assert bring_up(engine) == "0002"
     with closing(open_ledger(settings)) as again:
-        assert read_waivers(again.engine) == []
-        assert again.chain_state().intact
+        assert (read_samples(again.engine, RUN), read_waivers(again.engine)) == ([], [])
+        # The waiver's audit event is older than all that, and stays.
+        assert (again.chain_state().intact, again.chain_state().events) == (True, 1)
+
+
+def test_a_column_that_holds_nothing_may_go(engine: Engine) -> None:
+    make_old(engine, "0001")
+    bring_up(engine)
+    assert take_back(engine, "0001") == SCHEMA_HEAD
+
+    bring_up(engine)
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE finding SET rule = 'typed-rewrite'"))
+    with pytest.raises(Refused, match=r"finding\.rule"):
+        take_back(engine, "0001")
+
+
+@pytest.mark.parametrize("revision", ["0099", SCHEMA_HEAD, ""])
+def test_there_is_no_way_back_to_what_is_not_older(engine: Engine, revision: str) -> None:
+    make_old(engine, "0003")
+
+    with pytest.raises(ConfigurationError):
+        take_back(engine, revision)
+
+    assert revision_of(engine) == "0003"
+
+
+# -- checking ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_with_a_ledger_is_named(engine: Engine) -> None:
+    make_old(engine, "0004")
+    bring_up(engine)
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE run SET parent_id = '20200101-000000-000000'"))
+        connection.execute(text("DROP INDEX ix_finding_page"))
+        connection.execute(
+            text("INSERT INTO event VALUES (1, NULL, 'then', 'me', 'made.up', '{}', 'no', 'hash')")
+        )
+
+    found = check_ledger(engine)
+
+    assert not found.sound
+    assert found.orphans == ("run.parent_id: 1",)
+    assert [each for each in found.deviations if "ix_finding_page" in each]
+    assert found.chain is not None
+    assert found.chain.broken_at == 1
+
+
+def test_a_check_of_an_older_or_newer_ledger_says_so_and_writes_nothing(engine: Engine) -> None:
+    assert (check_ledger(engine).version, check_ledger(engine).sound) == (None, True)
+    make_old(engine, "0003")
+
+    found = check_ledger(engine)
+    assert (found.version, found.pending, found.sound) == ("0003", tuple(known_revisions()[3:]), True)
+    assert revision_of(engine) == "0003"
+
+    with writing(engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    newer = check_ledger(engine)
+    assert (newer.unknown, newer.sound) == (True, False)
+    for change in (bring_up, lambda engine: take_back(engine, "0002")):
+        with pytest.raises(LedgerError, match="9999"):
+            change(engine)
