@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from integrity.endpoint import Identity
-from integrity.errors import ServerRestarted
+from datetime import UTC, datetime
+
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import ServerError, ServerRestarted
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from integrity.meter import Meter
@@ -32,6 +34,7 @@ class VerifyPhase:
         self._rules = Rules.of(settings.rules)
         self.coverage: Coverage | None = None
         """What was compared of what there was, once it has run."""
+        self._rechecked_at: datetime | None = None
 
     def run(self, servers: Servers, detail: dict[str, object]) -> Conclusion:
         """Compare, conclude, and put what there is to tell into *detail*.
@@ -120,6 +123,7 @@ class VerifyPhase:
                 rules=FindingRules(self._ledger, self._handle.id, self._settings, servers.target_identity),
             )
             generations = settled = 0
+            self._rechecked_at = None
             for _ in range(settings.rechecks):
                 self._handle.wait(settings.recheck_delay if generations or self._open_findings() else 0)
                 looked, gone = rechecker.recheck()
@@ -127,6 +131,7 @@ class VerifyPhase:
                 if not looked:
                     break
                 generations += 1
+                self._rechecked_at = datetime.now(UTC)
         return generations, settled
 
     def _open_findings(self) -> bool:
@@ -176,6 +181,8 @@ class VerifyPhase:
                 ),
                 "rechecks": rechecks,
                 "settled": settled,
+                "rechecked_at": self._rechecked_at.isoformat() if self._rechecked_at is not None else None,
+                "afterwards": _afterwards(servers),
                 "expiry_tolerance_ms": self._settings.verify.expiry_tolerance_ms,
                 "field_expiries": self._compares_field_expiries(
                     servers.source_identity, servers.target_identity
@@ -189,3 +196,20 @@ class VerifyPhase:
             detail["client_cpu_seconds"] = round(part.cpu_seconds, 3)
         self._handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
         return conclude(coverage, counts)
+
+
+def _afterwards(servers: Servers) -> dict[str, object]:
+    """Both servers as they are now, for whoever lays them beside what the check phase saw."""
+    return {
+        endpoint.role: known
+        for endpoint in (servers.source, servers.target)
+        if (known := _identity_now(endpoint)) is not None
+    }
+
+
+def _identity_now(endpoint: Endpoint) -> dict[str, object] | None:
+    # Everything is compared already: a server that goes away now takes nothing from the verdict.
+    try:
+        return endpoint.identify().to_dict()
+    except ServerError:
+        return None

@@ -8,7 +8,9 @@ see.  The number is taken in a thread of the process that also moves the data, s
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from statistics import median
 from threading import Event, Thread
 from time import perf_counter, sleep
@@ -17,6 +19,7 @@ from typing import Final
 from integrity.endpoint import Endpoint
 from integrity.errors import Role, ServerError
 from integrity.replies import ErrorReply
+from integrity.transfer.latency_history import LatencyHistory
 from integrity.wire import Connection, pack
 
 _EVERY_SECONDS: Final = 0.1
@@ -41,6 +44,8 @@ class LatencyFacts:
     samples: int
     lost: int
     """How often the probe's connection was lost or could not be made."""
+    over_time: Mapping[str, object]
+    """See :class:`~integrity.transfer.latency_history.LatencyHistory`."""
 
 
 class LatencyProbe:
@@ -71,11 +76,13 @@ class LatencyProbe:
         self._quiet: float | None = None
         self._sum = self._worst = 0.0
         self._samples = self._lost = 0
+        self._began, self._history = perf_counter(), LatencyHistory(datetime.now(UTC))
         self.connected = False
         """Whether a reading will be there soon, where there is none."""
 
     def start(self) -> None:
         """Begin to measure."""
+        self._began, self._history = perf_counter(), LatencyHistory(datetime.now(UTC))
         self._thread.start()
 
     def wait_until_quiet_known(self, seconds: float) -> None:
@@ -126,6 +133,7 @@ class LatencyProbe:
             round(self._worst, 2) if known else None,
             self._samples,
             self._lost,
+            self._history.to_dict(),
         )
 
     # -- the thread ---------------------------------------------------------------------------------------------
@@ -176,6 +184,7 @@ class LatencyProbe:
 
     def _took(self, milliseconds: float) -> None:
         self._recent.append(milliseconds)
+        self._history.add(perf_counter() - self._began, milliseconds)
         self._samples += 1
         self._sum += milliseconds
         self._worst = max(self._worst, milliseconds)

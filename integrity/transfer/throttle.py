@@ -163,6 +163,7 @@ class Throttle:
                     "worst": facts.worst,
                     "samples": facts.samples,
                     "lost": facts.lost,
+                    "over_time": facts.over_time,
                 }
                 for probe, facts in ((probe, probe.facts()) for probe in self._probes)
             },
