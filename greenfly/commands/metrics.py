@@ -42,6 +42,7 @@ def serve(
     """
     from threading import Event
 
+    from integrity.errors import StopSignal
     from integrity.metrics_settings import DEFAULT_LISTEN
     from reports.metrics.exporter import Exporter
     from reports.metrics.telling import served
@@ -54,7 +55,10 @@ def serve(
         exporter.registry(), address, allow_remote=allow_remote or settings.metrics.allow_remote
     ) as port:
         typer.echo(f"http://{address.rpartition(':')[0]}:{port}/metrics")
-        Event().wait()
+        try:
+            Event().wait()
+        except StopSignal as stop:
+            raise typer.Exit(128 + stop.signal_number) from None
 
 
 @app.command("write", short_help="Write them to a file.")

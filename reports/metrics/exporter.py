@@ -92,6 +92,11 @@ class Exporter(Collector):
                 self._read_at = monotonic()
             return self._sheet
 
+    def forget(self) -> None:
+        """Read anew the next time, however soon that is."""
+        with self._lock:
+            self._sheet = None
+
     def require_readable(self) -> None:
         """Read the ledger once.
 

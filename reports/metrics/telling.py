@@ -76,25 +76,25 @@ def told_meanwhile(settings: Settings, say: Callable[[str], None]) -> Iterator[N
         yield
         return
     exporter = Exporter(settings, say)
-    registry = exporter.registry()
     with ExitStack() as stack:
         stack.callback(exporter.close)
         if metrics.listen is not None:
             try:
-                stack.enter_context(served(registry, metrics.listen, allow_remote=metrics.allow_remote))
+                served_here = served(exporter.registry(), metrics.listen, allow_remote=metrics.allow_remote)
+                stack.enter_context(served_here)
             except GreenflyError as error:
                 say(f"Metrics are not served by this process: {error.problem}")
         if metrics.textfile is not None:
-            stack.enter_context(_written(registry, metrics.textfile, metrics.every_seconds, say))
+            stack.enter_context(_written(exporter, metrics.textfile, metrics.every_seconds, say))
         yield
 
 
 @contextmanager
 def _written(
-    registry: CollectorRegistry, path: Path, every_seconds: float, say: Callable[[str], None]
+    exporter: Exporter, path: Path, every_seconds: float, say: Callable[[str], None]
 ) -> Iterator[None]:
     """Write the file now and then, and once more at the end."""
-    stop = Event()
+    registry, stop = exporter.registry(), Event()
     failed: list[str] = []
 
     def write() -> None:
@@ -119,4 +119,5 @@ def _written(
     finally:
         stop.set()
         thread.join(_STOP_SECONDS)
+        exporter.forget()
         write()

@@ -355,7 +355,7 @@ def test_a_ledger_of_another_schema_is_told_as_away(ledger: Ledger, settings: Se
         assert exporter.sheet().value(c.LEDGER_UP) == 1
         with writing(ledger.engine) as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from the future'")
-        exporter._read_at = float("-inf")
+        exporter.forget()
         sheet = exporter.sheet()
         assert sheet.value(c.LEDGER_UP) == 0
         assert sheet.value(c.AUDIT_EVENTS) is None
