@@ -16,7 +16,8 @@ from typing import Final
 from urllib.request import Request, urlopen
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 from greenfly.demo.process import end_process
 from tests.cli import dig
@@ -51,7 +52,7 @@ def find_chromium() -> str | None:
 class Tab:
     """One tab, and all that was told about it since it was opened."""
 
-    connection: ClientConnection
+    connection: Connection
     errors: list[str] = field(default_factory=list)
     """What its console showed as an error, broken policies and scripts included."""
     requests: list[str] = field(default_factory=list)

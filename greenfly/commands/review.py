@@ -15,7 +15,7 @@ from greenfly.commands import options as o
 if TYPE_CHECKING:
     from integrity.ledger import Ledger
     from integrity.ledger.models import FindingClass
-    from integrity.ledger.reviews import GateView
+    from integrity.ledger.reviews import GateView, Separate
     from integrity.ledger.vocabulary import Decision
     from integrity.settings import Settings
 
@@ -74,7 +74,7 @@ def review(
 
     with closing(open_as_it_is(settings)) as ledger:
         any_token = bool(read_tokens(ledger.engine))
-        serve(ledger, settings.review, actions_of(settings, config, state_dir), ready)
+        serve(ledger, settings, actions_of(settings, config, state_dir), ready)
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def list_gates(
         rows = [
             (run, gate)
             for run in ledger.runs(limit)
-            for gate in read_gates(ledger.engine, run.id, separate=settings.review.separate_reviewer)
+            for gate in read_gates(ledger.engine, run.id, _separate(settings))
             if not waiting or gate.word in {"open", "requested"}
         ]
     if as_json:
@@ -329,16 +329,13 @@ def _decide(
 ) -> None:
     from greenfly.console import print_json
     from integrity.ledger.naming import operator_name
-    from integrity.ledger.reviews import CUTOVER_GATE, decide
+    from integrity.ledger.reviews import decide
 
     settings = o.load(config, state_dir, {}).settings
-    separate = (
-        settings.cutover.separate_approver if gate == CUTOVER_GATE else settings.review.separate_reviewer
-    )
     with closing(_open(settings)) as ledger:
         found = ledger.find_run(run)
         stands = decide(
-            ledger.engine, found.id, gate, decision, as_user or operator_name(), comment, separate=separate
+            ledger.engine, found.id, gate, decision, as_user or operator_name(), comment, _separate(settings)
         )
     if as_json:
         print_json({"run": found.id, **_told(stands)})
@@ -354,6 +351,12 @@ def _told(gate: GateView) -> dict[str, object]:
         "rejected_by": gate.standing.rejected_by,
         "barred": list(gate.barred),
     }
+
+
+def _separate(settings: Settings) -> Separate:
+    from integrity.ledger.reviews import Separate
+
+    return Separate(settings.review.separate_reviewer, settings.cutover.separate_approver)
 
 
 def _open(settings: Settings) -> Ledger:

@@ -28,6 +28,18 @@ MAX_COMMENT: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
+class Separate:
+    """Of which gates the requester cannot be the approver."""
+
+    review: bool = True
+    cutover: bool = True
+
+    def at(self, gate: str) -> bool:
+        """Whether it holds for this gate."""
+        return self.cutover if gate == CUTOVER_GATE else self.review
+
+
+@dataclass(frozen=True, slots=True)
 class GateView:
     """One gate of a run, with all that was decided about it."""
 
@@ -62,26 +74,26 @@ def gates_of(kind: RunKind) -> tuple[str, ...]:
 
 
 @repeated
-def read_gates(engine: Engine, run_id: str, *, separate: bool) -> list[GateView]:
+def read_gates(engine: Engine, run_id: str, separate: Separate) -> list[GateView]:
     """Every gate of a run.
 
-    :param separate: whoever requested cannot approve.
     :raises ConfigurationError: no such run.
     """
     with reading(engine) as connection:
         run = _run(connection, run_id)
-        return [_gate(connection, run_id, gate, run.operator, separate) for gate in gates_of(run.kind)]
+        return [
+            _gate(connection, run_id, gate, run.operator, separate.at(gate)) for gate in gates_of(run.kind)
+        ]
 
 
 @repeated
 def decide(
-    engine: Engine, run_id: str, gate: str, decision: Decision, by: str, comment: str, *, separate: bool
+    engine: Engine, run_id: str, gate: str, decision: Decision, by: str, comment: str, separate: Separate
 ) -> GateView:
     """Record a decision with its audit event; where the gate stands then.
 
     Looked at and recorded in one transaction: nobody can come between.
 
-    :param separate: whoever requested cannot approve.
     :raises ConfigurationError: no such run or gate, or a comment is missing or too long.
     :raises Refused: whoever requested may not approve.
     """
@@ -96,7 +108,7 @@ def decide(
             raise ConfigurationError(
                 f"Run {run_id} has no gate {gate!r}.", f"It has: {', '.join(gates_of(run.kind))}."
             )
-        before = _gate(connection, run_id, gate, run.operator, separate)
+        before = _gate(connection, run_id, gate, run.operator, separate.at(gate))
         if decision is Decision.APPROVED and by in before.barred:
             raise Refused(f"{by} requested this and cannot approve it.", "Somebody else has to.")
         connection.execute(
@@ -106,7 +118,7 @@ def decide(
         )
         payload = {"gate": gate, "by": by, "comment": comment}
         audit.append(connection, run_id, by, f"approval.{decision.value}", payload)
-        return _gate(connection, run_id, gate, run.operator, separate)
+        return _gate(connection, run_id, gate, run.operator, separate.at(gate))
 
 
 @dataclass(frozen=True, slots=True)

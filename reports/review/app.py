@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from integrity.ledger import Ledger
 from integrity.ledger.review_models import Role
 from integrity.review_settings import ReviewSettings
+from integrity.settings import Settings
 from reports.review import finding_pages, live, run_list, run_page, sign_in
 from reports.review.actions import Actions
 from reports.review.protection import Protection
@@ -30,15 +31,16 @@ _FILES: Final = {
 }
 
 
-def build_app(ledger: Ledger, settings: ReviewSettings, actions: Actions, port: int) -> ASGIApp:
+def build_app(ledger: Ledger, settings: Settings, actions: Actions, port: int) -> ASGIApp:
     """The review page over *ledger*.
 
     :param port: on which it is served; two pages on one machine would else end each other's sessions.
     """
-    cookie = "__Host-greenfly-review" if settings.tls else f"greenfly-review-{port}"
+    review = settings.review
+    cookie = "__Host-greenfly-review" if review.tls else f"greenfly-review-{port}"
     site = Site(ledger, settings, actions, cookie)
     application = Starlette(routes=list(_routes(site)))
-    return Protection(application, _names(settings), tls=settings.tls)
+    return Protection(application, _names(review), tls=review.tls)
 
 
 def _names(settings: ReviewSettings) -> Iterable[str]:

@@ -17,8 +17,9 @@ from integrity.ledger.finding_search import count_findings
 from integrity.ledger.models import FindingState, Measurement, Phase, PhaseName, PhaseState, Run, RunState
 from integrity.ledger.steps import StepRecord, read_steps
 from integrity.ledger.sync_board import SyncStatus, read_status
-from reports.review.run_list import COUNTED_TO, run_seconds, run_state
+from reports.review.run_list import run_seconds, run_state
 from reports.review.site import Page
+from reports.review.trend import COUNTED_TO
 
 _RATE_SECONDS: Final = 10.0
 """The rate that is shown is that of so long."""

@@ -21,11 +21,9 @@ from integrity.ledger.operations import is_alive
 from integrity.ledger.reviews import REVIEW_GATE, GateView, read_gates
 from integrity.ledger.stored import storable
 from reports.review.site import Page
-from reports.review.trend import trend_chart
+from reports.review.trend import COUNTED_TO, trend_chart
 
 PER_PAGE: Final = 50
-COUNTED_TO: Final = 10_000
-"""Open findings are not counted any further in a list."""
 
 W = TypeVar("W", bound=StrEnum)
 
@@ -70,14 +68,14 @@ def show(page: Page) -> Response:
     state, text = chosen(page, "state", RunState), page.asked("text")
     runs = _runs(page.ledger.engine, kind, verdict, state, text, page.asked("before") or None)
     shown = runs[:PER_PAGE]
-    engine, separate = page.ledger.engine, page.site.settings.separate_reviewer
+    engine, separate = page.ledger.engine, page.site.separate
     rows = [
         RunRow(
             run,
             run_state(run),
             run_seconds(run),
             count_findings(engine, run.id, FindingState.OPEN, COUNTED_TO + 1),
-            next(g for g in read_gates(engine, run.id, separate=separate) if g.gate == REVIEW_GATE),
+            next(g for g in read_gates(engine, run.id, separate) if g.gate == REVIEW_GATE),
         )
         for run in shown
     ]

@@ -23,8 +23,8 @@ from reports.findings import CLASS_MEANING, STATE_MEANING
 from reports.html import write_html
 from reports.review.actions import RollbackRequest
 from reports.review.live import progress_of
-from reports.review.run_list import COUNTED_TO
 from reports.review.site import NotThere, Page
+from reports.review.trend import COUNTED_TO
 
 _STYLE: Final = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 _HEAD_BYTES: Final = 256 * 1024
@@ -34,10 +34,10 @@ _DECISIONS: Final = (Decision.APPROVED, Decision.REJECTED, Decision.REPEAT, Deci
 def show(page: Page) -> Response:
     """The run's page."""
     run = page.run()
-    ledger, settings = page.ledger, page.site.settings
+    ledger = page.ledger
     counts = page.site.finding_counts(run)
     held = read_finding_waivers(ledger.engine, run.source_address or "", run.target_address or "")
-    gates = read_gates(ledger.engine, run.id, separate=settings.separate_reviewer)
+    gates = read_gates(ledger.engine, run.id, page.site.separate)
     return page.render(
         "run.html.jinja",
         run=run,
@@ -53,6 +53,7 @@ def show(page: Page) -> Response:
         states=STATE_MEANING,
         children=ledger.child_runs(run.id),
         waivers=[waiver for waiver in held if waiver.withdrawn_at is None],
+        most_days=page.site.settings.max_waiver_days,
         can_roll_back=run.kind is RunKind.SYNC and page.site.actions.roll_back is not None,
         counted_to=COUNTED_TO,
         cutover_gate=CUTOVER_GATE,
@@ -116,7 +117,7 @@ def take_decision(page: Page) -> Response:
         decision,
         page.who.name,
         page.form.get("comment", ""),
-        separate=page.site.settings.separate_reviewer,
+        page.site.separate,
     )
     return page.go(f"/runs/{run.id}#gates", f"Recorded. The gate “{gate}” is {stands.word} now.")
 

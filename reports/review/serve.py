@@ -11,21 +11,21 @@ import uvicorn
 from integrity.errors import ConfigurationError
 from integrity.ledger import Ledger
 from integrity.review_settings import ReviewSettings
+from integrity.settings import Settings
 from reports.review.actions import Actions
 from reports.review.app import build_app
 
 _BACKLOG = 128
 
 
-def serve(
-    ledger: Ledger, settings: ReviewSettings, actions: Actions, on_ready: Callable[[str], None]
-) -> None:
+def serve(ledger: Ledger, settings: Settings, actions: Actions, on_ready: Callable[[str], None]) -> None:
     """Serve; returns when the process was told to stop.
 
     :param on_ready: told the address when somebody can connect.
     :raises ConfigurationError: the address cannot be listened on, or the certificate cannot be used.
     """
-    listener = _listen(settings)
+    review = settings.review
+    listener = _listen(review)
     port = int(listener.getsockname()[1])
     config = uvicorn.Config(
         build_app(ledger, settings, actions, port),
@@ -34,8 +34,8 @@ def serve(
         server_header=False,
         proxy_headers=False,
         lifespan="off",
-        ssl_certfile=settings.tls_cert_file,
-        ssl_keyfile=settings.tls_key_file,
+        ssl_certfile=review.tls_cert_file,
+        ssl_keyfile=review.tls_key_file,
         h11_max_incomplete_event_size=64 * 1024,
         limit_concurrency=200,
         timeout_graceful_shutdown=5,
@@ -48,8 +48,8 @@ def serve(
                 f"The certificate or key of the review page cannot be used ({error.strerror or error}).",
                 "Check review.tls_cert_file and review.tls_key_file.",
             ) from error
-        host = f"[{settings.host}]" if ip_address(settings.host).version == 6 else settings.host
-        on_ready(f"{'https' if settings.tls else 'http'}://{host}:{port}/")
+        host = f"[{review.host}]" if ip_address(review.host).version == 6 else review.host
+        on_ready(f"{'https' if review.tls else 'http'}://{host}:{port}/")
         uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()

@@ -22,9 +22,10 @@ from integrity.ledger import Ledger
 from integrity.ledger.database import reading
 from integrity.ledger.models import FindingClass, FindingState, Run
 from integrity.ledger.review_models import Role
+from integrity.ledger.reviews import Separate
 from integrity.ledger.schema import require_known
 from integrity.ledger.tokens import TokenRecord, read_token
-from integrity.review_settings import ReviewSettings
+from integrity.settings import Settings
 from integrity.version import __version__
 from reports import display
 from reports.facts import masked_text
@@ -65,13 +66,14 @@ class Site:
     :param cookie: name of the session's cookie.
     """
 
-    def __init__(self, ledger: Ledger, settings: ReviewSettings, actions: Actions, cookie: str) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings, actions: Actions, cookie: str) -> None:
         self.ledger = ledger
-        self.settings = settings
+        self.settings = settings.review
+        self.separate = Separate(settings.review.separate_reviewer, settings.cutover.separate_approver)
         self.actions = actions
         self.cookie = cookie
-        self.sessions = Sessions(settings.session_minutes * 60)
-        self.attempts = Attempts(settings.sign_in_attempts)
+        self.sessions = Sessions(self.settings.session_minutes * 60)
+        self.attempts = Attempts(self.settings.sign_in_attempts)
         self._lock = Lock()
         self._counts: dict[str, tuple[float, Mapping[tuple[FindingClass, FindingState], int]]] = {}
 

@@ -12,6 +12,8 @@ from reports.drawing import Chart, box, label, markup, new_svg
 if TYPE_CHECKING:
     from reports.review.run_list import RunRow
 
+COUNTED_TO: Final = 10_000
+"""Open findings are not counted any further in a list."""
 _FEWEST: Final = 2
 _BAND: Final = 46
 _GAP: Final = 22
@@ -22,10 +24,13 @@ def trend_chart(rows: Sequence[RunRow]) -> Chart | None:
     if len(rows) < _FEWEST:
         return None
     longest = max(row.seconds or 0.0 for row in rows)
-    most = max(row.open_findings for row in rows)
+    open_findings = max(row.open_findings for row in rows)
+    most = (
+        display.count(open_findings) if open_findings <= COUNTED_TO else f"over {display.count(COUNTED_TO)}"
+    )
     title = f"How the last {len(rows)} ended runs of this list went, oldest first"
     description = (
-        f"The longest took {display.duration(longest)}; the most findings left open are {display.count(most)}. "
+        f"The longest took {display.duration(longest)}; the most findings left open are {most}. "
         "The table below has the numbers of each."
     )
     svg = new_svg("trend", "runs", 2 * (_BAND + _GAP), title, description)
@@ -35,7 +40,7 @@ def trend_chart(rows: Sequence[RunRow]) -> Chart | None:
     _band(
         svg,
         _BAND + _GAP,
-        f"findings left open, most {display.count(most)}",
+        f"findings left open, most {most}",
         [float(r.open_findings) for r in rows],
         "strong",
     )
