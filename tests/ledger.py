@@ -45,9 +45,6 @@ _OPTIONS: Final = (
     "listen_addresses=127.0.0.1",
     "-c",
     "unix_socket_directories=",
-    # What a crash of the machine would lose is no matter here.
-    "-c",
-    "fsync=off",
     "-c",
     "shared_buffers=32MB",
     "-c",
@@ -172,8 +169,11 @@ def _attached(url: str) -> Iterator[Postgres]:
 
 
 @contextmanager
-def started(programs: Path) -> Iterator[Postgres]:
-    """A server in a temporary folder, on loopback; it will not run as root, so root starts it as somebody else."""
+def started(programs: Path, *, fsync: bool = False) -> Iterator[Postgres]:
+    """A server in a temporary folder, on loopback; it will not run as root, so root starts it as somebody else.
+
+    :param fsync: wait for the disk; what a crash of the machine would lose is no matter to a test.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="greenfly-postgres-")))
         user = _somebody_else()
@@ -188,7 +188,7 @@ def started(programs: Path) -> Iterator[Postgres]:
         running: list[subprocess.Popen[bytes]] = []
 
         def start(url: URL) -> None:
-            running.append(_serve(programs, data, url.port or 0, user))
+            running.append(_serve(programs, data, url.port or 0, user, fsync=fsync))
             _wait_until_ready(url, running[-1], folder)
 
         def stop() -> None:
@@ -246,10 +246,21 @@ def _initialise(programs: Path, data: Path, secret: Path, user: str | None) -> N
     )
 
 
-def _serve(programs: Path, data: Path, port: int, user: str | None) -> subprocess.Popen[bytes]:
+def _serve(
+    programs: Path, data: Path, port: int, user: str | None, *, fsync: bool
+) -> subprocess.Popen[bytes]:
     with (data.parent / f"log-{secrets.token_hex(4)}").open("wb") as log:
         return subprocess.Popen(
-            [programs / "postgres", "-D", data, "-p", str(port), *_OPTIONS],
+            [
+                programs / "postgres",
+                "-D",
+                data,
+                "-p",
+                str(port),
+                "-c",
+                f"fsync={'on' if fsync else 'off'}",
+                *_OPTIONS,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
