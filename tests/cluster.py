@@ -103,7 +103,7 @@ class RedisCluster:
             pytest.skip("no redis-server on PATH")
         count = masters * (2 if replicas else 1)
         # Where none is to die, a busy machine must not make it look as if one had.
-        timeout = node_timeout_ms or (1500 if replicas else 10_000)
+        timeout = node_timeout_ms or (1500 if replicas else 5000)
         self.nodes: list[Node] = []
         try:
             for number in range(count):
@@ -256,11 +256,22 @@ class RedisCluster:
         return moved
 
     def end_move(self, slot: int, onto: Node) -> None:
-        """Tell everybody that the slot has a new owner: that one first."""
+        """Tell everybody that the slot has a new owner: that one first.
+
+        It gives itself an epoch above all that it knows of; one that it does not know of yet would win over it later,
+        and no two nodes would agree any more.
+        """
+        wait_until(lambda: self._epoch(onto, "current") >= max(self._epoch(n, "my") for n in self.masters()))
         onto("CLUSTER", "SETSLOT", slot, "NODE", onto.node_id)
         for node in self.masters():
             with suppress(AssertionError):
                 node("CLUSTER", "SETSLOT", slot, "NODE", onto.node_id)
+
+    @staticmethod
+    def _epoch(node: Node, which: str) -> int:
+        text = as_bytes(node("CLUSTER", "INFO")).decode()
+        name = f"cluster_{which}_epoch:"
+        return next(int(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name))
 
     def move_slot(self, slot: int, onto: Node) -> None:
         """A slot with all its keys, as ``redis-cli --cluster reshard`` does it."""
