@@ -69,7 +69,7 @@ def prepare_state_dir(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may try at the same moment
     except OSError as error:
         raise LedgerError(
             f"The state folder {path} cannot be written ({error.strerror}).",
