@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
 from prefect import Flow
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
+from prefect.runner import Runner
 from prefect.schedules import Cron, Schedule
 from prefect.types.entrypoint import EntrypointType
 
@@ -47,12 +51,46 @@ def deployments(settings: Settings) -> list[RunnerDeployment]:
             name=NAME,
             description=flow.description,
             tags=["greenfly"],
+            # Serving pauses them when it ends, and nothing else begins them again.
+            paused=False,
             schedules=[_schedule(settings, name, schedules[name])] if name in schedules else None,
             triggers=list(_triggers(settings)) if name == "rollback" else None,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         for name, flow in FLOWS.items()
     ]
+
+
+def serve_until_stopped(settings: Settings, served: Sequence[RunnerDeployment]) -> None:
+    """Run what is due of these deployments until this process is told to end; their schedules are paused then.
+
+    The rollback is served by a runner of its own without a limit, so that nothing else can hold it up.
+    """
+    try:
+        asyncio.run(_serve(settings, served))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
+
+
+async def _serve(settings: Settings, served: Sequence[RunnerDeployment]) -> None:
+    seconds = settings.flows.poll_seconds
+    urgent = Runner(name="greenfly-rollback", limit=None, query_seconds=seconds)
+    others = Runner(name="greenfly", limit=settings.flows.limit, query_seconds=seconds)
+    for deployment in served:
+        runner = urgent if deployment.flow_name == rollback_flow.name else others
+        await runner.aadd_deployment(deployment)
+    async with asyncio.TaskGroup() as group:
+        for runner in (urgent, others):
+            group.create_task(runner.start())
+        # By now both have taken SIGTERM, and the one that took it last would end alone.
+        await asyncio.sleep(0)
+
+        def stop() -> None:
+            for runner in (urgent, others):
+                if runner.started:
+                    group.create_task(runner.astop())
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
 
 
 def _schedule(settings: Settings, name: str, line: str) -> Schedule:

@@ -5,12 +5,14 @@ Servers, passwords and the state folder come from ``greenfly.toml`` and ``GREENF
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.rollback_request import Origin
+from integrity.errors import ConfigurationError
 from integrity.settings import ConflictPolicy, ExtraPolicy, RuleSettings, Settings, load_settings
 
 RunName = Annotated[
@@ -200,6 +202,35 @@ class MaintainParameters(FlowParameters):
         title="Try a backup",
         description="restore the newest snapshot into the scratch server and prove every key",
     )
+
+
+BY_FLOW: Final[Mapping[str, type[FlowParameters]]] = {
+    "migrate": MigrateParameters,
+    "rehearse": RehearseParameters,
+    "verify": VerifyParameters,
+    "cutover": CutoverParameters,
+    "rollback": RollbackParameters,
+    "watch": WatchParameters,
+    "maintain": MaintainParameters,
+}
+
+
+def read_parameters(flow: str, text: str) -> FlowParameters:
+    """Parameters of a flow, from JSON.
+
+    :raises ConfigurationError: there is no such flow, or it does not take them.
+    """
+    if flow not in BY_FLOW:
+        raise ConfigurationError(f"There is no flow {flow!r}.", f"There are {', '.join(BY_FLOW)}.")
+    try:
+        return BY_FLOW[flow].model_validate_json(text)
+    except ValidationError as error:
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        names = sorted({".".join(map(str, problem["loc"])) or "the text" for problem in problems})
+        raise ConfigurationError(
+            f"The flow {flow} does not take these parameters: {', '.join(names)}.",
+            f"It takes {', '.join(BY_FLOW[flow].model_fields)}, as one JSON object.",
+        ) from error
 
 
 def given(**values: object) -> dict[str, object]:

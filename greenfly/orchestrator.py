@@ -154,10 +154,9 @@ def serve_flows(settings: Settings, progress: Progress, *, config_file: Path | N
         os.environ[CONFIG_FILE_VARIABLE] = str(path.resolve())
     with local_server(settings.state_dir, port=settings.flows.server_port, page=True):
         from httpx import HTTPError
-        from prefect import serve
         from prefect.exceptions import PrefectException
 
-        from flows.deployments import deployments
+        from flows.deployments import deployments, serve_until_stopped
 
         served = deployments(settings)
         schedules = settings.flows.schedules.by_flow()
@@ -173,12 +172,7 @@ def serve_flows(settings: Settings, progress: Progress, *, config_file: Path | N
             )
         progress.say(f"Prefect answers at {os.environ['PREFECT_API_URL'].removesuffix('/api')}.")
         try:
-            serve(
-                *served,
-                limit=settings.flows.limit,
-                print_starting_message=False,
-                query_seconds=settings.flows.poll_seconds,
-            )
+            serve_until_stopped(settings, served)
         except (PrefectException, HTTPError, RuntimeError) as error:
             raise OrchestratorFailed(
                 f"Prefect does not serve the flows any more ({type(error).__name__}: {error}).",

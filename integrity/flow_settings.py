@@ -103,7 +103,7 @@ class FlowSettings(Section):
     schedules: FlowSchedules = FlowSchedules()
     timezone: str = Field("UTC", description="time zone of the schedules, as Europe/Berlin")
     limit: Annotated[int, Field(ge=1, le=100)] = Field(
-        5, description="flow runs that `greenfly serve` runs at a time; keep one free for a rollback"
+        5, description="flow runs that `greenfly serve` runs at a time; rollbacks are not held up by it"
     )
     poll_seconds: Annotated[float, Field(ge=0.2, le=60)] = Field(
         1.0, description="how often `greenfly serve` asks for flow runs that are due"

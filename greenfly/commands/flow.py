@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from greenfly.commands import options as o
@@ -77,3 +79,70 @@ def migrate(
     outcome = run_flow(settings, make_progress(quiet=quiet), "migrate", MigrateParameters.showing(settings))
     assert outcome is not None  # noqa: S101  (a migration that makes no run raises)
     finish(outcome, as_json=as_json)
+
+
+@app.command("run")
+def run(
+    name: Annotated[
+        str, typer.Argument(help="migrate, rehearse, verify, cutover, rollback, watch or maintain.")
+    ],
+    parameters: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON",
+            help="Parameters, as Prefect's page has them: '{\"workers\": 2}'.",
+            rich_help_panel=o.RUNNING,
+        ),
+    ] = "{}",
+    config: o.ConfigFile = None,
+    state_dir: o.StateDir = None,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Run any flow here and now; servers come from the settings. A cutover waits for the ledger's approvals."""
+    from flows.parameters import read_parameters
+    from greenfly.commands.finish import finish
+    from greenfly.console import make_progress, print_json
+    from greenfly.exit_codes import ExitCode
+    from greenfly.orchestrator import run_flow
+
+    given = read_parameters(name, parameters)
+    settings = o.load(config or given.config_file, state_dir, dict(given.overrides())).settings
+    outcome = run_flow(settings, make_progress(quiet=quiet), name, given)
+    if outcome is not None:
+        finish(outcome, as_json=as_json)
+    if as_json:
+        print_json({"run": None, "flow": name, "exit_code": int(ExitCode.OK)})
+    else:
+        typer.echo(f"The flow {name} has ended; it made no run.")
+
+
+@app.command("list")
+def list_all(config: o.ConfigFile = None, state_dir: o.StateDir = None, as_json: o.Json = False) -> None:
+    """The flows, when `greenfly serve` starts them by itself, and what else starts them."""
+    from flows.parameters import BY_FLOW
+    from greenfly.console import print_json
+
+    settings = o.load(config, state_dir, {}).settings
+    schedules = settings.flows.schedules.by_flow()
+    events = ["greenfly.rollback.requested", "greenfly.guard.breached"]
+    if as_json:
+        print_json(
+            {
+                "flows": [
+                    {
+                        "flow": name,
+                        "deployment": f"greenfly-{name}/default",
+                        "schedule": schedules.get(name),
+                        "timezone": settings.flows.timezone if name in schedules else None,
+                        "events": events if name == "rollback" else [],
+                    }
+                    for name in BY_FLOW
+                ]
+            }
+        )
+        return
+    for name in BY_FLOW:
+        when = f"{schedules[name]} ({settings.flows.timezone})" if name in schedules else "-"
+        started_by = f"  {', '.join(events)}" if name == "rollback" else ""
+        typer.echo(f"greenfly-{name + '/default':<17}  {when:<28}{started_by}".rstrip())
