@@ -84,6 +84,9 @@ class StreamPhase:
                 )
                 try:
                     cpu = runner.run(self._jobs(servers)).cpu_seconds
+                    if runner.lost:
+                        now = replace(servers, target_identity=servers.target.identify())
+                        remove_leftovers_of_killed_runs(self._ledger, now, [self._handle.id])
                     require_same_cluster(
                         servers.source,
                         servers.source_identity,

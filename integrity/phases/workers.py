@@ -105,6 +105,8 @@ class JobRunner:
         self._whole = Part()
         self.throttle: dict[str, object] = {}
         """What held the run back."""
+        self.lost = 0
+        """How many workers died; what they wrote beside the keys is still there."""
 
     def run(self, jobs: Sequence[RangeJob]) -> Part:
         """Do all *jobs* and return what they came to together.
@@ -161,6 +163,7 @@ class JobRunner:
             raise
         finally:
             self.throttle = shared.throttle
+            self.lost = shared.lost
 
     def _advance(self, keys: int, size: int, parts: Sequence[Part]) -> None:
         self._on_progress(keys, size)
@@ -289,6 +292,7 @@ class _Pool:
         del self._workers[worker.number]
         worker.pipe.close()
         self._deaths += 1
+        runner.lost += 1
         text = f"Worker {worker.number} died (exit code {worker.process.exitcode}); its range is taken over."
         runner._progress.say(text)
         runner._handle.event("worker.lost", {"number": worker.number, "exit_code": worker.process.exitcode})

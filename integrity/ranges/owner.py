@@ -87,6 +87,8 @@ class SharedRanges:
         self._life = monotonic()
         """When a worker last did anything."""
         self._set = 0
+        self.lost = 0
+        """How many workers were taken a range away from."""
         self._throttles: dict[str, list[dict[str, object]]] = {}
 
     @property
@@ -195,6 +197,7 @@ class SharedRanges:
                     "attempt": view.attempt,
                 },
             )
+            self.lost += 1
             self._died(watched, job, None)
             watched.tasks += 1
             tasks.submit(view.number)

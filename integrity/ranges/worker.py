@@ -58,7 +58,8 @@ def work_range(settings: Settings, run_id: str, phase: PhaseName, number: int, p
         claim = board.claim(ledger.engine, shared, number, process_name(), decided.source_run_id)
         if claim is None:
             return Came.HELD
-        return _Holder(settings, ledger, shared, decided, claim, progress).work()
+        with closing(_Holder(settings, ledger, shared, decided, claim, progress)) as holder:
+            return holder.work()
 
 
 class _Holder:
@@ -90,6 +91,10 @@ class _Holder:
             part=lambda: self._worker.part if self._worker is not None else Part(),
             on_sharers=self._share,
         )
+
+    def close(self) -> None:
+        """Give the ledger's connection back."""
+        self._handle.close()
 
     def work(self) -> Came:
         """Do it, and tell the ledger how that ended.
