@@ -35,16 +35,22 @@ from integrity.cluster.slots import key_slot
 from integrity.cluster.topology import Cluster, read_cluster
 from integrity.cluster.transaction import SlotTransactions
 from integrity.cluster.walk import SlotWalk
-from integrity.errors import ProtocolError, Role, ServerError, ServerNotReady
+from integrity.errors import ProtocolError, Role, ServerError, ServerNotReady, ServerUnreachable
 from integrity.info import merge_info
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, Target, argument, arguments_of, every, pack
 
 _ABOUT_ALL: Final = frozenset({b"SCAN", b"INFO"})
 _TRANSACTION: Final = frozenset({b"MULTI", b"EXEC"})
-_SPECIAL: Final = frozenset({*_ABOUT_ALL, *_TRANSACTION, *SEVERAL_KEYS, *ANYWHERE, *EVERYWHERE})
+_ELEMENT_SCANS: Final = frozenset({b"HSCAN", b"SSCAN", b"ZSCAN"})
+_SPECIAL: Final = frozenset(
+    {*_ABOUT_ALL, *_ELEMENT_SCANS, *_TRANSACTION, *SEVERAL_KEYS, *ANYWHERE, *EVERYWHERE}
+)
 _STATISTICS: Final = frozenset({b"commandstats", b"errorstats", b"latencystats"})
 _REMEMBERED_KEYS: Final = 20_000
+_REMEMBERED_SCANS: Final = 100
+_BEGAN_ELSEWHERE: Final = "WRONGTYPE the value has moved, and its cursor is another node's"
+"""To whoever reads a value in pieces, it has changed meanwhile."""
 
 
 @dataclass(slots=True)
@@ -94,6 +100,9 @@ class ClusterConnection(Connection):
         """The commands since MULTI."""
         self._known: dict[bytes, Place] = {}
         """Key → node, of the keys in hand: one key is asked about several times."""
+        self._scans: dict[bytes, Place | None] = {}
+        """Key of a value that is scanned → the node that gave its cursors."""
+        self._broken = False
         try:
             self._routes = Routes(self._aside)
         except BaseException:
@@ -124,6 +133,16 @@ class ClusterConnection(Connection):
 
     def send(self, data: bytes) -> None:
         """Write each of the packed commands to the node that it is for."""
+        if self._broken:
+            raise ServerUnreachable(self.role, self.where, "the connection to a node was lost before.")
+        try:
+            self._send(data)
+        except BaseException:
+            # What is on its way from the other nodes would be taken for the answers to what is asked next.
+            self._broken = True
+            raise
+
+    def _send(self, data: bytes) -> None:
         out: dict[Place, list[bytes]] = {}
         commands = _commands(data)
         start = position = 0
@@ -214,6 +233,13 @@ class ClusterConnection(Connection):
 
     def receive_many(self, count: int) -> list[Reply]:
         """The replies to the next *count* commands, each from the node that serves its key now."""
+        try:
+            return self._receive(count)
+        except BaseException:
+            self._broken = True
+            raise
+
+    def _receive(self, count: int) -> list[Reply]:
         replies: list[Reply] = []
         while len(replies) < count:
             entry = self._waiting[0]
@@ -246,11 +272,27 @@ class ClusterConnection(Connection):
             counts = Counter(places)
             arrived = {place: iter(self._nodes(place).receive_many(n)) for place, n in counts.items()}
             replies = [next(arrived[place]) for place in places]
+        if asked.commands[start][0] in _ELEMENT_SCANS:
+            return [self._piece(asked, replies[0])]
         if asked.about_keys and ErrorReply in map(type, replies):
             for number, reply in enumerate(replies):
                 if isinstance(reply, ErrorReply) and redirects(reply):
                     replies[number] = self._ask_again(asked, start + number, reply)
         return replies
+
+    def _piece(self, asked: _Asked, reply: Reply) -> Reply:
+        """A part of a value; an error where its cursor came from another node."""
+        key, cursor = asked.commands[0][1:3]
+        place: Place | None = asked.places[0]
+        if isinstance(reply, ErrorReply) and redirects(reply):
+            reply = self._ask_again(asked, 0, reply)
+            place = self._routes.answered
+        if cursor != b"0" and self._scans.get(key) != place:
+            return ErrorReply(_BEGAN_ELSEWHERE)
+        if len(self._scans) > _REMEMBERED_SCANS:
+            self._scans.clear()
+        self._scans[key] = place
+        return reply
 
     def _ask_again(self, asked: _Asked, number: int, reply: ErrorReply) -> Reply:
         command = asked.commands[number]

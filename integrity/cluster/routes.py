@@ -46,6 +46,9 @@ class Routes:
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self.owners: dict[int, Place] = {}
+        self.answered: Place | None = None
+        """The node that gave the last answer of :meth:`ask`."""
+        self._refreshed = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -53,7 +56,11 @@ class Routes:
 
         :raises ServerUnreachable: no node answers.
         """
-        self.owners = read_routes(self._nodes, list(dict.fromkeys(self.owners.values()))) or self.owners
+        known = list(self.masters)
+        # Another one is asked first each time: one that is cut off would tell the same old map for ever.
+        turn = self._refreshed % len(known) if known else 0
+        self._refreshed += 1
+        self.owners = read_routes(self._nodes, known[turn:] + known[:turn]) or self.owners
 
     def follow(self, cluster: Cluster) -> None:
         """Take over what the masters said of themselves."""
@@ -98,6 +105,7 @@ class Routes:
                 self._nodes.drop(place)
                 lost = error
             if lost is None and not (isinstance(reply, ErrorReply) and redirects(reply)):
+                self.answered = place
                 return reply
             if monotonic() > until:
                 if lost is not None:

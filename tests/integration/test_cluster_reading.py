@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -12,6 +13,7 @@ from integrity.cluster.connection import ClusterConnection
 from integrity.cluster.slots import key_slot
 from integrity.endpoint import Endpoint, read_info
 from integrity.errors import ProtocolError, Refused, ServerNotReady, ServerUnreachable
+from integrity.kinds.pieces import ValueChanged, asked
 from integrity.replies import ErrorReply
 from integrity.settings import EndpointSettings
 from integrity.wire import Connection, pack
@@ -234,6 +236,42 @@ def test_keys_that_move_all_the_time_are_all_found(cluster: RedisCluster, connec
 
     assert set(found) == set(NAMES)
     assert connection.command(b"MGET", *NAMES) == [b"value of " + name for name in NAMES]
+
+
+def test_a_value_that_moves_while_it_is_read_in_pieces_is_known_to_have_changed(
+    cluster: RedisCluster, connection: Connection
+) -> None:
+    fields = [(b"HSET", b"big", b"field:%d" % number, b"x") for number in range(2000)]
+    cluster.send(fields)
+    first = connection.command(b"HSCAN", b"big", b"0", b"COUNT", b"10")
+    assert isinstance(first, list)
+
+    slot = key_slot(b"big")
+    cluster.move_slot(slot, another(cluster, cluster.owner(slot)))
+    assert isinstance(first[0], bytes)
+    second = connection.exchange([pack(b"HSCAN", b"big", first[0], b"COUNT", b"10")])[0]
+
+    assert isinstance(second, ErrorReply)
+    with pytest.raises(ValueChanged):
+        asked(connection, second, b"HSCAN")
+    again = connection.command(b"HSCAN", b"big", b"0", b"COUNT", b"10")
+    assert isinstance(again, list)
+    assert isinstance(again[0], bytes)
+    assert isinstance(connection.command(b"HSCAN", b"big", again[0], b"COUNT", b"10"), list)
+
+
+def test_a_connection_that_lost_a_node_answers_nothing_any_more(tmp_path: Path) -> None:
+    """What other nodes had answered by then must not be taken for the answer to the next question."""
+    with RedisCluster(tmp_path / "lone") as lone:
+        set_all(lone, NAMES)
+        with endpoint(lone.url).connect("test") as connection:
+            connection.send(b"".join(pack(b"GET", name) for name in NAMES))
+            connection.receive_many(1)
+            lone.owner(key_slot(NAMES[-1])).kill()
+            with pytest.raises(ServerUnreachable):
+                connection.exchange([pack(b"GET", name) for name in NAMES])
+            with pytest.raises(ServerUnreachable):
+                connection.command(b"GET", NAMES[0])
 
 
 # -- who it is ---------------------------------------------------------------------------------------------------------
