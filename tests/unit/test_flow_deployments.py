@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import yaml  # type: ignore[import-untyped]
 from prefect import Flow
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
+from ruamel.yaml import YAML
 
 from flows.deployments import FLOWS, deployments
 from flows.parameters import BY_FLOW, read_parameters
@@ -62,7 +62,7 @@ def test_no_clock_moves_applications(state_dir: Path, name: str) -> None:
 
 
 def test_the_file_for_work_pools_deploys_the_same_flows_with_the_same_triggers(state_dir: Path) -> None:
-    file = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    file = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())
     entries = {_flow_of(entry): entry for entry in file["deployments"]}
     served = by_flow(deployments(settings_of(state_dir)))
     assert {flow.name.removeprefix("greenfly-") for flow in entries} == served.keys()
