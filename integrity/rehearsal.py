@@ -118,7 +118,7 @@ def compare_with_previous(ledger: Ledger, run_id: str) -> Comparison:
     previous = previous_rehearsal(ledger, run)
     changes: tuple[Change, ...] = ()
     if previous is not None:
-        changes = tuple(_changes(read_facts(ledger, previous), read_facts(ledger, run)))
+        changes = tuple(changes_between(read_facts(ledger, previous), read_facts(ledger, run)))
     comparison = Comparison(run.id, previous.id if previous else None, changes)
     ledger.record_event(COMPARED, comparison.to_dict(), run.id)
     return comparison
@@ -175,7 +175,7 @@ def read_facts(ledger: Ledger, run: Run) -> RehearsalFacts:
     )
 
 
-def _changes(before: RehearsalFacts, after: RehearsalFacts) -> Iterator[Change]:
+def changes_between(before: RehearsalFacts, after: RehearsalFacts) -> Iterator[Change]:
     """What differs, what matters most first."""
     if before.verdict != after.verdict:
         yield Change("verdict", before.verdict or "none", after.verdict or "none", notable=True)

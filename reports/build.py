@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Final
 
 from integrity.ledger import Ledger
 from integrity.ledger.models import (
@@ -18,13 +18,18 @@ from integrity.ledger.models import (
     Run,
     Tally,
 )
+from integrity.rehearsal import REHEARSED
 from reports import facts
+from reports.approving import build_approvals
 from reports.assessing import build_assessment
 from reports.at_risk import all_counts
+from reports.comparing import build_comparison
 from reports.course import build_copy, build_incidents, build_ranges
-from reports.events import event_view
-from reports.exceptions import group_exceptions
+from reports.endpoints import endpoint_after, endpoint_of
+from reports.events import event_moment, event_view
+from reports.exceptions import build_waivers, group_exceptions
 from reports.facts import Facts, masked_text
+from reports.finding_shapes import build_shapes
 from reports.findings import CLASS_MEANING
 from reports.judgement import Evidence, judge
 from reports.limits import limits_of
@@ -35,7 +40,6 @@ from reports.model import (
     ArtifactView,
     CountRow,
     Coverage,
-    EndpointView,
     ExpiryView,
     FindingCount,
     FingerprintRow,
@@ -45,13 +49,14 @@ from reports.model import (
     RunReport,
     Sample,
 )
+from reports.proof import Proof, build_proof
 from reports.queries import exceptions_by_rule
 from reports.repairs import build_repairs
 from reports.replicating import build_replication
 from reports.rules import RulesView, build_rules
 from reports.throttle import build_throttle
 
-REPORT_ARTIFACTS: Final = frozenset({"report-html", "report-json", "findings-csv"})
+REPORT_ARTIFACTS: Final = frozenset({"report-html", "report-json", "findings-csv", "findings-parquet"})
 """A report cannot hold its own hash, and one that is written again replaces these files: they are not listed."""
 
 
@@ -66,21 +71,22 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
     run = ledger.find_run(run_id)
     phases = ledger.phases(run.id)
     details: dict[PhaseName, Facts] = {phase.name: phase.detail for phase in phases}
-    chain = ledger.chain_state()
+    proof = build_proof(ledger, run.id)
     timeline = tuple(map(event_view, ledger.events(run.id)))
+    rehearsal = any(event.kind == REHEARSED for event in timeline)
     rules = build_rules(run.settings, details)
     stream = details.get(PhaseName.STREAM)
     assessment = build_assessment(ledger, run.id)
     evidence = Evidence(
         run=run,
         now=now,
-        source=_endpoint("source", run),
-        target=_endpoint("target", run),
+        source=endpoint_of("source", run),
+        target=endpoint_of("target", run),
         phases=tuple((phase.name, phase.state) for phase in phases),
         coverage=_coverage(phases, details, rules),
         fingerprints=_fingerprints(details),
         finding_counts=_finding_counts(all_counts(ledger, run)),
-        chain=chain,
+        proof=proof,
         repairs=build_repairs(ledger, run, details.get(PhaseName.REPAIR, {})),
         assessment=assessment,
     )
@@ -89,21 +95,23 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
     verdict = judge(evidence)
     return RunReport(
         verdict=verdict if live is None else judge_live(run, live, verdict, now),
-        live=live,
-        assessment=assessment,
         coverage=evidence.coverage,
         rules=rules,
-        exceptions=group_exceptions(exceptions_by_rule(ledger, run.id)),
-        repairs=evidence.repairs,
-        run=_identity(run),
+        run=_identity(run, rehearsal=rehearsal),
+        configuration=facts.masked_table(run.settings),
         source=evidence.source,
         target=evidence.target,
+        source_after=endpoint_after("source", run, verify),
+        target_after=endpoint_after("target", run, verify),
+        assessment=assessment,
+        approvals=build_approvals(ledger, run),
         phases=_phases(phases, ledger.measurements(run.id)),
-        copy=build_copy(stream, rules.stream_left_out),
-        ranges=build_ranges(ledger.checkpoints(run.id)),
-        replication=build_replication(details),
-        throttle=build_throttle(tuple(details.items())),
         incidents=build_incidents(timeline),
+        throttle=build_throttle(tuple(details.items()), run.started_at),
+        ranges=build_ranges(ledger.checkpoints(run.id)),
+        timeline=timeline,
+        copy=build_copy(stream, rules.stream_left_out),
+        replication=build_replication(details),
         counts=_counts(ledger.tallies(run.id)),
         fingerprints=evidence.fingerprints,
         expiry=ExpiryView(
@@ -112,27 +120,44 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
         if verify
         else None,
         finding_counts=evidence.finding_counts,
+        finding_shapes=build_shapes(ledger, run.id),
+        repairs=evidence.repairs,
+        live=live,
+        exceptions=group_exceptions(exceptions_by_rule(ledger, run.id), run),
+        waivers=build_waivers(ledger, run, now),
+        comparison=build_comparison(ledger, run, rehearsal=rehearsal),
         artifacts=tuple(
             _artifact(row) for row in ledger.artifacts(run.id) if row.kind not in REPORT_ARTIFACTS
         ),
-        configuration=facts.masked_table(run.settings),
-        timeline=timeline,
-        integrity=IntegrityView(
-            chain.intact,
-            chain.events,
-            chain.head,
-            chain.broken_at,
-            chain.problem,
-            limits=limits_of(run, evidence.coverage, rules, evidence.source),
-        ),
+        integrity=_integrity(proof, limits_of(run, evidence.coverage, rules, evidence.source)),
         generated_at=now,
     )
 
 
-def _identity(run: Run) -> RunIdentity:
+def _integrity(proof: Proof, limits: tuple[str, ...]) -> IntegrityView:
+    chain = proof.chain
+    return IntegrityView(
+        chain.intact,
+        chain.events,
+        chain.head,
+        chain.broken_at,
+        chain.problem,
+        proof.run_events,
+        proof.checkpoints,
+        proof.newest,
+        proof.key_ids,
+        tuple(map(masked_text, proof.problems)),
+        proof.not_kept,
+        proof.covered,
+        limits,
+    )
+
+
+def _identity(run: Run, *, rehearsal: bool) -> RunIdentity:
     return RunIdentity(
         run_id=run.id,
         kind=run.kind,
+        rehearsal=rehearsal,
         parent_id=run.parent_id,
         label=masked_text(run.label) if run.label is not None else None,
         version=run.version,
@@ -144,46 +169,6 @@ def _identity(run: Run) -> RunIdentity:
         started_at=run.started_at,
         ended_at=run.ended_at,
         seconds=(run.ended_at - run.started_at).total_seconds() if run.ended_at else None,
-    )
-
-
-def _endpoint(role: Literal["source", "target"], run: Run) -> EndpointView | None:
-    known = run.source if role == "source" else run.target
-    address = run.source_address if role == "source" else run.target_address
-    if known is None and address is None:
-        return None
-    identity: Facts = known or {}
-    engine, version = facts.text(identity, "engine"), facts.text(identity, "version")
-    title = f"{engine.capitalize()} {version or ''}".strip() if engine else None
-    databases = {
-        int(number): keys
-        for number in (facts.table(identity, "databases") if identity else {})
-        if number.isdecimal()
-        and (keys := facts.integer(facts.table(identity, "databases"), number)) is not None
-    }
-    seen = facts.text(identity, "address")
-    named = masked_text(address) if address else None
-    note = None
-    if role == "target" and engine is not None and engine != "dragonfly":
-        note = f"The target is {title}, not a Dragonfly: this run rehearses the pipeline with a stand-in."
-    elif engine is None:
-        note = f"The {role} was not identified; it may not have been reached."
-    return EndpointView(
-        role=role,
-        address=named or seen,
-        read_from=seen if role == "source" and seen != named else None,
-        engine=engine,
-        version=version,
-        title=title,
-        server_run_id=facts.text(identity, "run_id"),
-        server_role=facts.text(identity, "role"),
-        mode=facts.text(identity, "mode"),
-        used_memory=facts.integer(identity, "used_memory"),
-        max_memory=facts.integer(identity, "max_memory"),
-        databases=dict(sorted(databases.items())) if "databases" in identity else None,
-        keys=sum(databases.values()) if "databases" in identity else None,
-        observed_at=facts.text(identity, "observed_at"),
-        note=note,
     )
 
 
@@ -209,6 +194,7 @@ def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts], rules: R
         out_of_scope=rules.out_of_scope,
         rechecks=facts.integer(compared, "rechecks"),
         settled=facts.integer(compared, "settled"),
+        last_recheck_at=event_moment(facts.text(compared, "rechecked_at") or ""),
         field_expiries=facts.truth(compared, "field_expiries"),
     )
 

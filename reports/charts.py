@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import SubElement
 
 from integrity.ledger.models import FindingState
 from reports.assessing import Histogram
 from reports.display import count, counted, duration, rate, size
-from reports.drawing import Chart, label, markup, new_svg, plot
+from reports.drawing import ROW, Chart, bar, label, markup, new_svg, plot
 from reports.model import Amount, CountRow, FindingCount, PhaseView
 
 _MOST_STEPS: Final = 80
 _SHORTEST_SECONDS: Final = 0.2
-_ROW: Final = 34
 _PATTERNS: Final = {
     FindingState.OPEN: "solid",
     FindingState.EXCEPTION: "hatched",
@@ -117,9 +116,9 @@ def keys_by_type(rows: Sequence[CountRow]) -> Chart | None:
             ordered = sorted(sums.items(), key=lambda item: (-item[1], item[0]))
             told = "; ".join(f"{kind} {count(keys)}" for kind, keys in ordered)
             title = f"Keys by type, as the {phase} phase counted them"
-            svg = new_svg("bars", "types", _ROW * len(ordered), title, told)
+            svg = new_svg("bars", "types", ROW * len(ordered), title, told)
             for index, (kind, keys) in enumerate(ordered):
-                _bar(svg, index, kind, count(keys), [("solid", keys)], ordered[0][1])
+                bar(svg, index, kind, count(keys), [("solid", keys)], ordered[0][1])
             return Chart(title, told, markup(svg))
     return None
 
@@ -134,11 +133,11 @@ def findings_by_class(rows: Sequence[FindingCount]) -> Chart | None:
         + ", ".join(f"{count(n)} {state.value}" for state, n in row.by_state.items())
         for row in rows
     )
-    svg = new_svg("bars", "findings", _ROW * len(rows), title, told)
+    svg = new_svg("bars", "findings", ROW * len(rows), title, told)
     most = max(row.total for row in rows)
     for index, row in enumerate(rows):
         pieces = [(_PATTERNS[state], row.by_state.get(state, 0)) for state in _PATTERNS]
-        _bar(svg, index, row.finding_class.value, count(row.total), pieces, most)
+        bar(svg, index, row.finding_class.value, count(row.total), pieces, most)
     used = [state for state in _PATTERNS if any(row.by_state.get(state) for row in rows)]
     return Chart(title, told, markup(svg), tuple((_PATTERNS[state], state.value) for state in used))
 
@@ -146,37 +145,12 @@ def findings_by_class(rows: Sequence[FindingCount]) -> Chart | None:
 def histogram(shown: Histogram) -> Chart:
     """Horizontal bars in the order of the labels."""
     told = "; ".join(f"{name} {_told(shown, number)}" for name, number in shown.rows)
-    svg = new_svg("bars", f"census-{shown.name}", _ROW * len(shown.rows), shown.title, told)
+    svg = new_svg("bars", f"census-{shown.name}", ROW * len(shown.rows), shown.title, told)
     most = max((number for _, number in shown.rows), default=0)
     for index, (name, number) in enumerate(shown.rows):
-        _bar(svg, index, name, _told(shown, number), [("solid", number)], max(most, 1))
+        bar(svg, index, name, _told(shown, number), [("solid", number)], max(most, 1))
     return Chart(shown.title, told, markup(svg))
 
 
 def _told(shown: Histogram, number: int) -> str:
     return size(number) if shown.unit == "bytes" else count(number)
-
-
-def _bar(
-    svg: Element, index: int, name: str, number: str, pieces: Sequence[tuple[str, int]], most: int
-) -> None:
-    top = index * _ROW
-    label(svg, "0", top + 13, name)
-    label(svg, "100%", top + 13, number, end=True)
-    start = 0.0
-    for filling, value in pieces:
-        if value:
-            # A single key among millions must still be seen.
-            width = max(99.4 * value / most, 0.4)
-            SubElement(
-                svg,
-                "rect",
-                {
-                    "x": f"{start:.3f}%",
-                    "y": str(top + 19),
-                    "width": f"{width:.3f}%",
-                    "height": "9",
-                    "class": filling,
-                },
-            )
-            start += width

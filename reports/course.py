@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from integrity.ledger.models import Checkpoint, PhaseName
 from reports import facts
@@ -60,6 +61,22 @@ def build_copy(detail: Facts | None, left_out: int | None) -> CopyView | None:
 # -- ranges ------------------------------------------------------------------------------------------------------------
 
 
+RangeState = Literal["done", "begun", "not begun"]
+_MOST_CELLS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class RangeCell:
+    """One range, or neighbours that are told together because there are very many."""
+
+    first: int
+    last: int
+    """Their numbers, from 0."""
+    state: RangeState
+    """Of several the one that is furthest behind."""
+    keys: int
+
+
 @dataclass(frozen=True, slots=True)
 class RangesRow:
     """The ranges of one database in one phase."""
@@ -75,6 +92,8 @@ class RangesRow:
     fewest_keys: int
     """In one range that was begun."""
     most_keys: int
+    cells: tuple[RangeCell, ...]
+    """The ranges in their order."""
 
 
 def build_ranges(checkpoints: Sequence[Checkpoint]) -> tuple[RangesRow, ...]:
@@ -94,9 +113,29 @@ def build_ranges(checkpoints: Sequence[Checkpoint]) -> tuple[RangesRow, ...]:
             batches=sum(row.batches for row in rows),
             fewest_keys=min(row.keys for row in rows),
             most_keys=max(row.keys for row in rows),
+            cells=_cells(rows),
         )
         for (phase, database), rows in groups.items()
     )
+
+
+def _cells(rows: Sequence[Checkpoint]) -> tuple[RangeCell, ...]:
+    known = {row.range_index: row for row in rows}
+    total = max(max(known) + 1, *(row.range_count for row in rows))
+    together = math.ceil(total / _MOST_CELLS)
+    return tuple(
+        _cell(known, range(first, min(first + together, total))) for first in range(0, total, together)
+    )
+
+
+def _cell(known: Mapping[int, Checkpoint], indices: range) -> RangeCell:
+    rows = [known[index] for index in indices if index in known]
+    state: RangeState = "begun"
+    if not rows:
+        state = "not begun"
+    elif len(rows) == len(indices) and all(row.done for row in rows):
+        state = "done"
+    return RangeCell(indices[0], indices[-1], state, sum(row.keys for row in rows))
 
 
 # -- incidents ---------------------------------------------------------------------------------------------------------

@@ -7,10 +7,15 @@ patterns once).  Elements are built as a tree, never as text, so that a name fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from markupsafe import Markup
+
+ROW: Final = 34
+"""Pixels that a bar takes with its name above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,22 @@ def box(svg: Element, start: float, end: float, top: float, height: float, filli
         "class": filling,
     }
     SubElement(svg, "rect", facts)
+
+
+def bar(
+    svg: Element, index: int, name: str, number: str, pieces: Sequence[tuple[str, int]], most: int
+) -> None:
+    """The bar number *index* of a picture of bars: its name, its number, and (filling, value) one behind the other."""
+    top = index * ROW
+    label(svg, "0", top + 13, name)
+    label(svg, "100%", top + 13, number, end=True)
+    start = 0.0
+    for filling, value in pieces:
+        if value:
+            # A single key among millions must still be seen.
+            width = max(99.4 * value / most, 0.4)
+            box(svg, start, start + width, top + 19, 9, filling)
+            start += width
 
 
 def stroke(

@@ -1,13 +1,17 @@
-"""Findings that a rule of the run excepts, by rule: listed by name, but not a failure."""
+"""Differences that do not count: by a rule of the run, or because somebody let them pass; each with who and when."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from integrity.ledger.models import FindingClass
+from integrity.ledger import Ledger
+from integrity.ledger.finding_waivers import read_finding_waivers
+from integrity.ledger.models import FindingClass, Run
+from reports.display import key_text
 from reports.facts import masked_text
 
 RULE_MEANING: Final[Mapping[str, str]] = {
@@ -27,6 +31,10 @@ class ExceptionGroup:
 
     rule: str
     meaning: str
+    owner: str
+    """Who started the run that has the rule in its settings."""
+    at: datetime
+    """When."""
     by_class: Mapping[FindingClass, int]
 
     @property
@@ -35,13 +43,64 @@ class ExceptionGroup:
         return sum(self.by_class.values())
 
 
-def group_exceptions(counts: Mapping[tuple[str | None, FindingClass], int]) -> tuple[ExceptionGroup, ...]:
+@dataclass(frozen=True, slots=True)
+class FindingWaiverView:
+    """A difference, or a kind of them, that somebody let pass until a day."""
+
+    id: int
+    finding_class: FindingClass
+    database: int | None
+    """None: every database."""
+    key: str | None
+    """Text that leads back to the bytes; None where a pattern says which."""
+    pattern: str | None
+    why: str
+    owner: str
+    at: datetime
+    until: datetime
+    state: str
+    """``in force``, ``expired`` or ``withdrawn``, now."""
+    given_on: str
+    """The run on whose findings it was given."""
+
+
+def build_waivers(ledger: Ledger, run: Run, now: datetime) -> tuple[FindingWaiverView, ...]:
+    """Those for the run's two servers that were in force when it ended, or came after it, oldest first."""
+    if run.source_address is None or run.target_address is None:
+        return ()
+    ended = run.ended_at or now
+    return tuple(
+        FindingWaiverView(
+            each.id,
+            each.finding_class,
+            each.database,
+            key_text(each.key) if each.key is not None else None,
+            masked_text(each.pattern) if each.pattern is not None else None,
+            masked_text(each.why),
+            masked_text(each.by),
+            each.at,
+            each.until,
+            each.state(now),
+            each.run_id,
+        )
+        for each in read_finding_waivers(ledger.engine, run.source_address, run.target_address)
+        if each.until > ended and (each.withdrawn_at is None or each.withdrawn_at > ended)
+    )
+
+
+def group_exceptions(
+    counts: Mapping[tuple[str | None, FindingClass], int], run: Run
+) -> tuple[ExceptionGroup, ...]:
     """One group per rule, those with most findings first."""
+    owner = masked_text(run.operator)
     by_rule: dict[str, dict[FindingClass, int]] = defaultdict(dict)
     order = list(FindingClass)
     for (rule, finding_class), count in sorted(counts.items(), key=lambda item: order.index(item[0][1])):
         by_rule[_NOT_RECORDED if rule is None else masked_text(rule)][finding_class] = count
-    groups = [ExceptionGroup(rule, rule_meaning(rule), by_class) for rule, by_class in by_rule.items()]
+    groups = [
+        ExceptionGroup(rule, rule_meaning(rule), owner, run.started_at, by_class)
+        for rule, by_class in by_rule.items()
+    ]
     return tuple(sorted(groups, key=lambda group: (-group.total, group.rule)))
 
 

@@ -21,12 +21,13 @@ from reports.course import CopyView
 from reports.drawing import Chart
 from reports.events import EventView
 from reports.facts import Facts, flatten, integer, number
-from reports.findings import STATE_MEANING, FindingView, Side, first_findings, holder_of
+from reports.findings import CLASS_MEANING, STATE_MEANING, FindingView, Side, first_findings, holder_of
 from reports.live_page import live_page
 from reports.live_text import any_text, moment_text, number_text, offset, pairs, share_text, step_detail
 from reports.model import Amount, CountRow, Coverage, FindingCount, PhaseView, RunReport
 from reports.repairs import ACTION_MEANING, all_repairs
 from reports.sections import sections_of
+from reports.shape_charts import latency_charts, ranges_map, shape_charts
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,6 +66,11 @@ def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str,
         throughputs=tuple(map(throughput, report.phases)),
         types=keys_by_type(report.counts),
         histograms=_histograms(report),
+        shapes=shape_charts(report.finding_shapes),
+        ranges=ranges_map(report.ranges),
+        latencies=latency_charts(report.throttle),
+        class_meaning=CLASS_MEANING,
+        found_by_class={row.finding_class: row.total for row in report.finding_counts},
         classes=findings_by_class(report.finding_counts),
         totals=_totals(report.counts),
         finding_classes=(_finding_class(ledger, report, row) for row in report.finding_counts),
@@ -117,6 +123,7 @@ def _environment() -> Environment:
         step_detail=step_detail,
         waited=waited,
         more_detail=more_detail,
+        cut=cut,
         words=lambda name: str(name).replace("_", " "),
     )
     environment.globals.update(
@@ -155,6 +162,11 @@ def shown_key(key: bytes, length: int | None = None) -> ShownKey:
     while end > KEY_BYTES_SHOWN - 3 and key[end] & 0xC0 == 0x80:
         end -= 1
     return ShownKey(display.key_text(key[:end]), whole - end)
+
+
+def cut(text: str) -> str:
+    """A text that is shown in a table's cell."""
+    return text if len(text) <= KEY_BYTES_SHOWN else f"{text[:KEY_BYTES_SHOWN]}…"
 
 
 def side_fate(finding: FindingView, side: Side, role: str) -> str | None:
@@ -242,7 +254,7 @@ def told(event: EventView) -> str:
 
 
 _SHOWN_ELSEWHERE: Final = re.compile(
-    r"(?:client_cpu_)?seconds|(?:fingerprints|throttle|excluded|rules|outcomes|dropped|causes)(?:\..*)?"
+    r"(?:client_cpu_)?seconds|rechecked_at|(?:afterwards|fingerprints|throttle|excluded|rules|outcomes|dropped|causes)(?:\..*)?"
 )
 _IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
     PhaseName.STREAM: frozenset(field.name for field in fields(CopyView)) - {"batches"},

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from integrity.ledger.audit import ChainState
 from integrity.ledger.models import (
     FindingClass,
     FindingState,
@@ -27,6 +26,7 @@ from reports.assessing import AssessmentView
 from reports.display import counted, moment
 from reports.facts import masked_text
 from reports.model import Coverage, EndpointView, FindingCount, FingerprintRow, Tone, VerdictView
+from reports.proof import Proof
 from reports.repairs import RepairsView
 from reports.story import LIVE_KINDS
 
@@ -65,7 +65,7 @@ class Evidence:
     coverage: Coverage | None
     fingerprints: tuple[FingerprintRow, ...]
     finding_counts: tuple[FindingCount, ...]
-    chain: ChainState
+    proof: Proof
     repairs: RepairsView | None = None
     assessment: AssessmentView | None = None
 
@@ -118,11 +118,14 @@ def _without_verdict(evidence: Evidence) -> str:
 def _contradictions(evidence: Evidence) -> Iterator[str]:
     run, coverage = evidence.run, evidence.coverage
     opened, repairs = evidence.found(FindingState.OPEN), evidence.repairs
-    if not evidence.chain.intact:
+    chain = evidence.proof.chain
+    if not chain.intact:
         yield (
-            f"The audit chain is broken at event {evidence.chain.broken_at}: {evidence.chain.problem}. The ledger was "
+            f"The audit chain is broken at event {chain.broken_at}: {chain.problem}. The ledger was "
             "changed outside Greenfly or is damaged; do not rely on this report."
         )
+    for problem in evidence.proof.problems if chain.intact else ():
+        yield f"A signed checkpoint contradicts the audit chain: {masked_text(problem)}."
     # A repair does not change the verdict of the run that it repairs; and what it could not repair is its own FAIL.
     explained = repairs is not None and (repairs.runs or RepairAction.NOT_REPAIRED in repairs.actions)
     assessed = run.kind is RunKind.ASSESS

@@ -7,33 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from integrity.ledger import Ledger
-from integrity.ledger.approvals import read_decisions
 from integrity.ledger.models import PhaseName, Run, RunKind
 from integrity.ledger.samples import SampleRecord, read_samples
 from integrity.ledger.steps import read_steps
 from integrity.ledger.sync_board import read_status
-from integrity.ledger.vocabulary import Decision
+from reports.approving import ApprovalView, build_approvals
 from reports.at_risk import AtRiskView, build_at_risk, holder_of_risks, risks
 from reports.client_pause import PauseView, build_pause
 from reports.events import EventView
-from reports.facts import Facts, masked_text
+from reports.facts import Facts
 from reports.following import FollowingView, build_following
 from reports.guarding import GuardView, build_guard
 from reports.outcome import Outcome, gave_green_up, outcome_of
 from reports.queries import story_runs
 from reports.steps import GateView, StepView, build_gates, build_steps
 from reports.story import LIVE_KINDS, OPERATIONS, StoryRow, build_story
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalView:
-    """What somebody decided about a gate."""
-
-    at: datetime
-    gate: str
-    decision: Decision
-    by: str
-    comment: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +101,7 @@ def _operation(
     operation = OperationView(
         outcome_of(run, steps, abandoned=abandoned, now=now),
         build_gates(records, timeline),
-        tuple(
-            ApprovalView(
-                row.at,
-                masked_text(row.gate),
-                row.decision,
-                masked_text(row.by),
-                masked_text(row.comment) or None,
-            )
-            for row in read_decisions(ledger.engine, run.id)
-        ),
+        build_approvals(ledger, run).decisions,
         steps,
         build_pause(read_samples(ledger.engine, run.id, "client"), records, detail),
     )

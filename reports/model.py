@@ -20,11 +20,15 @@ from integrity.ledger.models import (
     RunState,
     Verdict,
 )
+from reports.approving import ApprovalsView
 from reports.assessing import AssessmentView
+from reports.comparing import ComparisonView
 from reports.course import CopyView, IncidentsView, RangesRow
 from reports.events import EventView
-from reports.exceptions import ExceptionGroup
+from reports.exceptions import ExceptionGroup, FindingWaiverView
+from reports.finding_shapes import FindingShapes
 from reports.live import LiveView
+from reports.proof import CheckpointView
 from reports.repairs import RepairsView
 from reports.replicating import ReplicationView
 from reports.rules import RulesView
@@ -76,6 +80,8 @@ class Coverage:
     """Keys of the target that only keys outside the run's rules could have become."""
     rechecks: int | None
     settled: int | None
+    last_recheck_at: datetime | None
+    """When the last look at differences ended; None where there was none to look at, or the phase did not tell."""
     field_expiries: bool | None
     """Whether the expiries of single hash fields were compared."""
 
@@ -86,6 +92,8 @@ class RunIdentity:
 
     run_id: str
     kind: RunKind
+    rehearsal: bool
+    """Whether it copied into a scratch server that is no application's."""
     parent_id: str | None
     """The run that this one repairs, or the sync run that it rests on."""
     label: str | None
@@ -228,6 +236,20 @@ class IntegrityView:
     head: str
     broken_at: int | None
     problem: str | None
+    run_events: int
+    """Of this run."""
+    checkpoints: int
+    """Signed heads in the chain."""
+    newest: CheckpointView | None
+    """The newest checkpoint that fits the chain."""
+    key_ids: tuple[str, ...]
+    """Keys that signed."""
+    checkpoint_problems: tuple[str, ...]
+    """Checkpoints that contradict the chain."""
+    not_kept: int
+    """Checkpoints that could not be made, or not be kept elsewhere."""
+    covered: bool | None
+    """Whether a checkpoint signs the end of this run; None where there is none at all."""
     limits: tuple[str, ...]
 
 
@@ -236,36 +258,46 @@ class RunReport:
     """All that a report says about one run, apart from the findings one by one."""
 
     verdict: VerdictView
-    live: LiveView | None
-    """What happened while applications wrote; None for a run of another kind."""
-    assessment: AssessmentView | None
-    """None where this run assessed nothing."""
     coverage: Coverage | None
     """None where no verification began."""
     rules: RulesView
-    exceptions: tuple[ExceptionGroup, ...]
-    repairs: RepairsView | None
-    """None where the run neither repairs another nor was repaired."""
     run: RunIdentity
+    configuration: Mapping[str, object]
     source: EndpointView | None
     target: EndpointView | None
+    source_after: EndpointView | None
+    """As the run saw it last; None where it did not look again."""
+    target_after: EndpointView | None
+    assessment: AssessmentView | None
+    """None where this run assessed nothing."""
+    approvals: ApprovalsView
     phases: tuple[PhaseView, ...]
+    incidents: IncidentsView
+    throttle: tuple[ThrottleView, ...]
+    ranges: tuple[RangesRow, ...]
+    timeline: tuple[EventView, ...]
     copy: CopyView | None
     """None where nothing was to be copied."""
-    ranges: tuple[RangesRow, ...]
-    throttle: tuple[ThrottleView, ...]
-    incidents: IncidentsView
+    replication: ReplicationView | None
+    """None where the run did not take the native road."""
     counts: tuple[CountRow, ...]
     fingerprints: tuple[FingerprintRow, ...]
     expiry: ExpiryView | None
     finding_counts: tuple[FindingCount, ...]
+    finding_shapes: FindingShapes | None
+    """None where no finding counts."""
+    repairs: RepairsView | None
+    """None where the run neither repairs another nor was repaired."""
+    live: LiveView | None
+    """What happened while applications wrote; None for a run of another kind."""
+    exceptions: tuple[ExceptionGroup, ...]
+    waivers: tuple[FindingWaiverView, ...]
+    """Differences that somebody let pass, for these two servers, while the run went on or since."""
+    comparison: ComparisonView | None
+    """None for a kind of run that is not compared with the one before."""
     artifacts: tuple[ArtifactView, ...]
-    configuration: Mapping[str, object]
-    timeline: tuple[EventView, ...]
     integrity: IntegrityView
     generated_at: datetime
-    replication: ReplicationView | None = None
-    """None where the run did not take the native road."""
 
     @property
     def findings(self) -> int:

@@ -1,4 +1,8 @@
-"""The sections of a page: which there are depends on what the run was for."""
+"""The sections of a page, in their order, and which of them a run has.
+
+The order is that of an auditor's questions: what was decided, of what, by whom, where, on what grounds, when, how, with
+which result, and how far the record can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -7,91 +11,80 @@ from typing import Final
 from integrity.ledger.models import RunKind
 from reports.model import RunReport
 
-_LIVE: Final = {
+_TITLES: Final = {
     "at-risk": "What is at risk",
-    "pause": "Write pause",
-    "steps": "Steps",
-    "gates": "Gates and approvals",
-    "following": "Following",
-    "guarding": "Health of green",
-    "story": "The story",
-}
-_ALWAYS: Final = {
     "coverage": "Coverage",
     "rules": "Rules",
-    "exceptions": "Expected differences and exceptions",
-    "repairs": "Repairs",
     "run": "The run",
+    "configuration": "Configuration",
     "endpoints": "Source and target",
     "assessment": "Assessment",
+    "approvals": "Approvals",
     "phases": "Phases",
+    "pause": "Write pause",
     "course": "How it went",
-    "counts": "Counts by database and type",
-    "fingerprints": "Fingerprints",
+    "following": "Following",
+    "timeline": "Timeline",
+    "counts": "The copy, by database and type",
+    "fingerprints": "Verification",
     "expiry": "Expiries",
     "findings": "Findings",
+    "repairs": "Repairs",
+    "steps": "Steps",
+    "gates": "Gates",
+    "guarding": "Health of green",
+    "story": "The story",
+    "exceptions": "Expected differences and exceptions",
+    "comparison": "Beside the run before",
     "artifacts": "Files",
-    "configuration": "Configuration",
-    "timeline": "Timeline",
     "integrity": "Integrity and limits",
 }
+_RENAMED: Final = {"timeline": "Audit events", "endpoints": "Blue and green"}
+"""For a run that happens while applications write."""
 _COMPARED: Final = frozenset(
-    {"coverage", "rules", "exceptions", "course", "counts", "fingerprints", "expiry"}
+    {"coverage", "rules", "exceptions", "course", "counts", "fingerprints", "expiry", "findings"}
 )
 """What a run that only looks has nothing to say about."""
 
 
 def sections_of(report: RunReport) -> dict[str, str]:
     """Identifier → title, in their order."""
-    left_out = set()
-    if report.repairs is None:
-        left_out.add("repairs")
-    if report.assessment is None:
-        left_out.add("assessment")
-    if report.run.kind is RunKind.ASSESS:
-        left_out |= _COMPARED
-        # Here it is what the page is about.
-        return {
-            name: title
-            for name, title in ({"assessment": _ALWAYS["assessment"]} | _ALWAYS).items()
-            if name not in left_out
-        }
-    if report.live is not None:
-        left_out |= _without_content(report)
-        named = _ALWAYS | {"timeline": "Audit events", "endpoints": "Blue and green"}
-        return {
-            name: title for name, title in (_live_sections(report) | named).items() if name not in left_out
-        }
-    return {name: title for name, title in _ALWAYS.items() if name not in left_out}
-
-
-def _live_sections(report: RunReport) -> dict[str, str]:
     live = report.live
-    if live is None:
-        return {}
-    there = {
-        "at-risk": live.at_risk is not None,
-        "pause": live.operation is not None,
-        "steps": live.operation is not None,
-        "gates": live.operation is not None,
-        "following": live.following is not None,
-        "guarding": live.guard is not None,
-        "story": bool(live.story),
+    there = _live_parts(report) | {
+        "repairs": report.repairs is not None,
+        "assessment": report.assessment is not None,
+        "comparison": report.comparison is not None,
     }
-    return {name: title for name, title in _LIVE.items() if there[name]}
+    if live is not None:
+        there |= _with_content(report)
+    elif report.run.kind is RunKind.ASSESS:
+        there |= dict.fromkeys(_COMPARED, False) | {"exceptions": bool(report.waivers)}
+    titles = _TITLES | (_RENAMED if live is not None else {})
+    return {name: title for name, title in titles.items() if there.get(name, True)}
 
 
-def _without_content(report: RunReport) -> set[str]:
-    """What a run that moves or guards applications has nothing to say about; a sync copies, so that it may have."""
-    empty = {
-        "coverage": report.coverage is None,
-        "rules": report.run.kind is not RunKind.SYNC,
-        "exceptions": not report.exceptions,
-        "course": not (
-            report.copy or report.replication or report.ranges or report.throttle or report.incidents.events
-        ),
-        "counts": not report.counts,
-        "fingerprints": not report.fingerprints,
-        "expiry": report.expiry is None,
+def _live_parts(report: RunReport) -> dict[str, bool]:
+    live = report.live
+    operation = live is not None and live.operation is not None
+    return {
+        "at-risk": live is not None and live.at_risk is not None,
+        "pause": operation,
+        "steps": operation,
+        "gates": operation,
+        "following": live is not None and live.following is not None,
+        "guarding": live is not None and live.guard is not None,
+        "story": live is not None and bool(live.story),
     }
-    return {name for name, nothing in empty.items() if nothing}
+
+
+def _with_content(report: RunReport) -> dict[str, bool]:
+    """What a run that moves or guards applications may have nothing to say about; a sync copies, so it may have it."""
+    return {
+        "coverage": report.coverage is not None,
+        "rules": report.run.kind is RunKind.SYNC,
+        "exceptions": bool(report.exceptions or report.waivers),
+        "course": bool(report.ranges or report.throttle or report.incidents.events),
+        "counts": bool(report.counts or report.copy or report.replication),
+        "fingerprints": bool(report.fingerprints),
+        "expiry": report.expiry is not None,
+    }

@@ -14,6 +14,7 @@ from integrity.settings import Settings
 from reports import build_report
 from reports.course import build_incidents
 from reports.events import EventView
+from reports.shape_charts import latency_charts
 from reports.throttle import build_throttle
 from tests.cli import dig
 from tests.unit import report_fixtures as runs
@@ -89,8 +90,35 @@ def test_many_incidents_are_cut_in_words(
     assert len(shown) == 7
 
 
+BEGAN = datetime(2026, 11, 23, 4, 0, tzinfo=UTC)
+
+
+def test_latency_over_time_of_several_workers_is_one_line() -> None:
+    def worker(began: datetime, step: float, *worst: float | None) -> dict[str, object]:
+        history = {
+            "began_at": began.isoformat(),
+            "step_seconds": step,
+            "mean": list(worst),
+            "worst": list(worst),
+        }
+        return {"latency_ms": {"source": {"quiet": 0.1, "over_time": history}}}
+
+    told = {
+        "workers": [
+            worker(BEGAN, 1.0, 1.0, 9.0, None, 3.0),
+            worker(BEGAN, 2.0, 2.0, 5.0, 4.0),
+            {"latency_ms": {"source": {"quiet": 0.1, "over_time": {"began_at": "never", "step_seconds": 1}}}},
+        ]
+    }
+    (view,) = build_throttle([(PhaseName.STREAM, {"throttle": told})], BEGAN)
+    points = view.latency[0].over_time
+    assert [(point.seconds, point.worst) for point in points] == [(1.0, 9.0), (3.0, 5.0), (5.0, 4.0)]
+    assert [point.mean for point in points] == [4.0, 4.0, 4.0]
+    assert len(latency_charts([view])) == 1
+
+
 def test_figures_of_workers_are_joined() -> None:
-    (view,) = build_throttle([(PhaseName.STREAM, {"throttle": runs.WORKERS})])
+    (view,) = build_throttle([(PhaseName.STREAM, {"throttle": runs.WORKERS})], BEGAN)
     assert (view.workers, view.waited) == (2, {"cap on keys": 5.5, "paused": 2.0})
     assert view.waited_seconds == pytest.approx(7.5)
     assert (view.smallest_batch, view.last_batch, view.longest_pause_ms) == (125, 500, 32)
@@ -103,13 +131,13 @@ def test_figures_of_workers_are_joined() -> None:
 
 def test_figures_of_one_process_stay_as_they_are() -> None:
     alone = runs.throttle(waited={}, late=0, smallest=16, last=1000, quiet=0.1, mean=0.5, samples=9)
-    (view,) = build_throttle([(PhaseName.VERIFY, {"throttle": alone}), (PhaseName.CHECK, {})])
+    (view,) = build_throttle([(PhaseName.VERIFY, {"throttle": alone}), (PhaseName.CHECK, {})], BEGAN)
     assert (view.phase, view.workers, view.waited, view.smallest_batch) == (PhaseName.VERIFY, 1, {}, 16)
 
 
 @pytest.mark.parametrize("told", [{}, {"throttle": {}}, {"throttle": {"workers": []}}, {"throttle": 7}])
 def test_no_figures_make_no_row(told: dict[str, object]) -> None:
-    assert build_throttle([(PhaseName.STREAM, told)]) == ()
+    assert build_throttle([(PhaseName.STREAM, told)], BEGAN) == ()
 
 
 def test_throttle_on_the_page(ledger: Ledger, tmp_path: Path) -> None:
@@ -144,7 +172,7 @@ def test_unusual_ways_to_copy_are_counted(ledger: Ledger, tmp_path: Path) -> Non
 def test_what_has_a_section_is_not_said_again(ledger: Ledger, tmp_path: Path) -> None:
     html, _, _ = written(ledger, runs.ruled(ledger, tmp_path), tmp_path / "report")
     text = Page(html).text
-    recorded = text[text.index("What each phase recorded") : text.index("How keys were copied")]
+    recorded = text[text.index("What each phase recorded") : text.index("Incidents and interventions")]
     assert "batches" in recorded
     for name in ("rewritten", "excluded", "throttle", "field expiries", "include"):
         assert name not in recorded

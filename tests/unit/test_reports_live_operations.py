@@ -87,17 +87,18 @@ def test_a_cutover_tells_its_outcome_steps_and_pause_first(ledger: Ledger, tmp_p
     identifiers = [attrs["id"] for tag, attrs in page.elements if tag == "section"]
     assert identifiers == [
         "verdict",
+        "run",
+        "configuration",
+        "endpoints",
+        "approvals",
+        "phases",
         "pause",
+        "timeline",
+        "findings",
         "steps",
         "gates",
         "story",
-        "run",
-        "endpoints",
-        "phases",
-        "findings",
         "artifacts",
-        "configuration",
-        "timeline",
         "integrity",
     ]
     links = {attrs["href"] for tag, attrs in page.elements if tag == "a" and "href" in attrs}
