@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 
 import psutil
 
@@ -48,7 +48,9 @@ class Worked:
     """How often it also measured, recorded findings and an event, and changed the common row."""
     reads: int
     longest: float
-    """Seconds that its slowest transaction took."""
+    """Seconds that its slowest round took."""
+    cpu: float
+    """Seconds of this process."""
     error: str | None = None
 
     @property
@@ -111,7 +113,7 @@ def _report(name: str, overrides: dict[str, object], runs: int, seconds: float) 
         print(
             f"  {name:<24}{writes / seconds:>8,.0f} writes/s  {reads / seconds:>8,.0f} reads/s  "
             f"{(writes + reads) / seconds:>8,.0f} transactions/s   slowest {max(w.longest for w in worked):.3f} s"
-            f"   {len(worked)} runs, nothing lost"
+            f"   {sum(w.cpu for w in worked) / (writes + reads) * 1000:.2f} ms of client CPU each   nothing lost"
         )
 
 
@@ -132,7 +134,7 @@ def _work(
 def _one_run(ledger: Ledger, settings: Settings, common: str, index: int, seconds: float) -> Worked:
     run = ledger.start_run(RunKind.MIGRATE, settings)
     batches = rare = 0
-    longest, until = 0.0, monotonic() + seconds
+    longest, until, cpu = 0.0, monotonic() + seconds, process_time()
     try:
         while (began := monotonic()) < until:
             batches += 1
@@ -154,8 +156,8 @@ def _one_run(ledger: Ledger, settings: Settings, common: str, index: int, second
             longest = max(longest, monotonic() - began)
         run.finish(RunState.FINISHED, verdict=Verdict.PASS, reason=None)
     except LedgerError as error:
-        return Worked(run.id, batches, rare, batches, longest, str(error))
-    return Worked(run.id, batches, rare, batches, longest)
+        return Worked(run.id, batches, rare, batches, longest, process_time() - cpu, str(error))
+    return Worked(run.id, batches, rare, batches, longest, process_time() - cpu)
 
 
 def _check(ledger: Ledger, worked: list[Worked]) -> None:
