@@ -12,10 +12,9 @@ from integrity.errors import ConfigurationError
 from integrity.glob import LITERAL, PatternError, compile_patterns
 from integrity.rule_text import read_pattern, read_prefix
 
-_SPECIAL: Final = b"*?["
+_STAR, _ANY, _OPEN = b"*?["
 _ESCAPE: Final = 0x5C
 _CLOSE: Final = 0x5D
-_STAR: Final = 0x2A
 
 
 class KeyForm(StrEnum):
@@ -86,11 +85,11 @@ def _literals(elements: Sequence[int]) -> tuple[list[bytes], bool]:
     at, stars, others = 0, 0, 0
     while at < len(elements):
         element = elements[at]
-        if element in _SPECIAL:
+        if element in (_STAR, _ANY, _OPEN):
             stars += element == _STAR
             others += element != _STAR
             runs.append(bytearray())
-            if element == _SPECIAL[2]:
+            if element == _OPEN:
                 at = _behind_bracket(elements, at + 1)
                 continue
         else:
