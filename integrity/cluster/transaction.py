@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Final
 
-from integrity.cluster.commands import ANYWHERE, KEY_AT, Command
+from integrity.cluster.commands import ANYWHERE, Command, keys_of
 from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.routes import Routes, redirects
 from integrity.cluster.slots import key_slot
@@ -23,7 +23,7 @@ _MULTI: Final[Command] = [b"MULTI"]
 _EXEC: Final[Command] = [b"EXEC"]
 _PATIENCE_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.1
-_LOOKS: Final = 5
+_LOOKS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class SlotTransactions:
             if command[0] in ANYWHERE:
                 self._groups.append(_Group(None, routes.masters[0], [position], [command]))
                 continue
-            slot = key_slot(command[KEY_AT.get(command[0], 1)])
+            slot = key_slot(keys_of([command])[0])
             group = by_slot.get(slot)
             if group is None:
                 group = by_slot[slot] = _Group(slot, routes.owner(slot), [], [])
@@ -109,21 +109,30 @@ class SlotTransactions:
             first = next((error for error in errors if redirects(error)), errors[0] if errors else None)
             if first is not None and (not redirects(first) or monotonic() > until):
                 return first
-            if first is not None and str(first).startswith("ASK "):
+            if first is not None and str(first).startswith(("ASK ", "TRYAGAIN")):
                 return self._while_it_moves(slot, commands)
             if first is None or not self._routes.learn(slot, first, place):
                 sleep(_PAUSE_SECONDS)
                 self._routes.refresh()
 
     def _while_it_moves(self, slot: int, commands: list[Command]) -> Reply:
-        """The node that takes a slot runs no transactions about it yet: asked twice, with equal answers, will do."""
-        before: list[Reply] | None = None
-        for _ in range(_LOOKS):
-            now = [self._routes.ask(command, slot) for command in commands]
-            if now == before:
-                return now
-            before = now
-        return ErrorReply(f"TRYAGAIN slot {slot} moves, and a key of it changes all the time")
+        """No node runs transactions about a slot that moves: each key is asked about twice, with equal answers."""
+        by_key: dict[bytes, list[int]] = {}
+        for position, key in enumerate(keys_of(commands)):
+            by_key.setdefault(key, []).append(position)
+        answers: list[Reply] = [None] * len(commands)
+        for positions in by_key.values():
+            before: list[Reply] | None = None
+            for _ in range(_LOOKS):
+                now = [self._routes.ask(commands[position], slot) for position in positions]
+                if now == before:
+                    break
+                before = now
+            else:
+                return ErrorReply(f"TRYAGAIN slot {slot} moves, and a key of it changes all the time")
+            for position, answer in zip(positions, now, strict=True):
+                answers[position] = answer
+        return answers
 
 
 def _redirected(answers: Iterable[Reply]) -> Iterable[bool]:
