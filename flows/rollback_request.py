@@ -97,7 +97,7 @@ def bring_back(
     reason: str,
     abandon: bool = False,
     flow_run_id: str | None = None,
-    patience_seconds: float = 120.0,
+    patience_seconds: float = 600.0,
 ) -> RollbackAnswer:
     """Roll back, or wait for whoever does already; recorded with who asked and why.
 
@@ -119,12 +119,13 @@ def bring_back(
         ledger.record_event(TRIGGERED, facts, sync_run.id)
         until = monotonic() + patience_seconds
         while True:
+            tried_at = datetime.now(UTC)
             try:
                 outcome = operations.roll_back(
                     settings, sync_run.id, progress, abandon=abandon, reason=reason, flow_run_id=flow_run_id
                 )
             except Refused:
-                if not _wait_for_others(ledger, sync_run, asked_at, until, progress):
+                if not _wait_for_others(ledger, sync_run, tried_at, until, progress):
                     raise
                 continue
             if outcome is not None:
@@ -144,24 +145,23 @@ def bring_back(
 
 
 def _wait_for_others(
-    ledger: Ledger, sync_run: models.Run, asked_at: datetime, until: float, progress: Progress
+    ledger: Ledger, sync_run: models.Run, tried_at: datetime, until: float, progress: Progress
 ) -> bool:
     """Wait until no operation of a living process is under way; whether trying again may help."""
-    first = under_way(ledger, sync_run.id)
-    if first is not None and is_alive(first):
-        progress.say(f"A {first.kind.value} is under way (run {first.id}): waiting for its end.")
+    met = len([run for run in operations_of(ledger, sync_run.id) if run.started_at >= tried_at]) > 1
     while (other := under_way(ledger, sync_run.id)) is not None and is_alive(other):
+        if not met:
+            progress.say(f"A {other.kind.value} is under way (run {other.id}): waiting for its end.")
+        met = True
         if monotonic() >= until:
             return False
         sleep(_LOOK_SECONDS)
+    if not met:
+        # It was refused for another reason, which stays.
+        return False
     # Of two that begin at the same moment both give way; the next time they do not begin at the same moment.
     sleep(uniform(0.0, 1.0))  # noqa: S311  (no secret)
-    met = first is not None or _began_since(ledger, sync_run, asked_at) > 1
-    return met and monotonic() < until
-
-
-def _began_since(ledger: Ledger, sync_run: models.Run, since: datetime) -> int:
-    return sum(run.started_at >= since for run in operations_of(ledger, sync_run.id))
+    return monotonic() < until
 
 
 def _done_by_another(ledger: Ledger, sync_run: models.Run, asked_at: datetime) -> str | None:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 from greenfly.demo.process import end_process, free_port, last_lines
 
@@ -47,6 +49,20 @@ class PrefectServer:
         assert isinstance(found, list), found
         return found
 
+    def emit(self, event: str, resource: Json, payload: Json) -> None:
+        """Post an event."""
+        occurred = datetime.now(UTC).isoformat()
+        told = {"id": str(uuid4()), "event": event, "occurred": occurred}
+        self.post("/events", [told | {"resource": resource, "payload": payload}])
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """The events of this name."""
+        found = self.post("/events/filter", {"filter": {"event": {"name": [name]}}})
+        assert isinstance(found, dict)
+        listed = found["events"]
+        assert isinstance(listed, list)
+        return listed
+
     def flow_runs(self, flow: str) -> list[dict[str, object]]:
         """The runs of a flow, oldest first."""
         return self.rows(
@@ -60,6 +76,14 @@ class PrefectServer:
             {"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "CREATED_DESC", "limit": 50},
         )
         return {str(one["key"]): one for one in reversed(found)}
+
+    def has_deployment(self, flow: str) -> bool:
+        """Whether it is there by now."""
+        try:
+            return bool(self._deployment(flow))
+        except HTTPError as error:
+            with error:
+                return False
 
     def run_deployment(self, flow: str, parameters: Json) -> str:
         """Start a deployment now; the flow run's id."""
