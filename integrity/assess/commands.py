@@ -12,8 +12,18 @@ from integrity.endpoint import Endpoint, read_info
 _PREFIX: Final = "cmdstat_"
 REPLICATION: Final = frozenset({"psync", "sync", "replconf"})
 """Sent by replicas only."""
-OWN: Final = frozenset({"object", "object|encoding", "object|freq", "command|docs", "function|list"})
-"""Sent by an assessment itself, and counted with all others."""
+OWN: Final = frozenset(
+    {
+        "object",
+        "object|encoding",
+        "object|freq",
+        "command|docs",
+        "fieldttl",
+        "function|list",
+        "hpexpiretime",
+    }
+)
+"""Sent by Greenfly itself where a server knows them, and counted with all others."""
 MIGRATION_TOOLS: Final = frozenset({"dump", "restore", "restore-asking", "migrate"})
 """Sent by tools that move keys; applications rarely use them."""
 

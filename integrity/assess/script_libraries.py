@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from integrity.assess.command_table import CommandTable
 from integrity.assess.commands import calls_by_container, used_commands
 from integrity.assess.model import Finding, Severity, found, not_applicable, passed, unknown
@@ -13,11 +15,16 @@ from integrity.replies import ErrorReply, Reply
 from integrity.strategy import Strategy
 from integrity.wire import pack
 
+_LUA_OF_VALKEY: Final = "lua"
+"""Since 9.1 Valkey lists its Lua as a module; whether the target runs the scripts is a matter of theirs."""
+
 
 def look_functions(subject: Subject) -> Finding:
     """Function libraries of the source."""
     if "function" not in subject.source_commands:
         return not_applicable("The source has no functions (Redis 7.0 and later have them).")
+    if subject.source_identity.engine == "dragonfly":
+        return not_applicable("Dragonfly knows FUNCTION by name only, and holds no libraries.")
     libraries = _libraries(subject.source)
     calls = calls_by_container(used_commands(subject.source_info))
     used = {name: calls[name] for name in ("fcall", "fcall_ro") if name in calls}
@@ -82,7 +89,11 @@ def look_modules(subject: Subject) -> Finding:
             "The source does not tell which modules it has loaded (MODULE LIST is refused).",
             "Look it up where the server is managed; commands.unknown and data.types see what is used of them.",
         )
-    missing = {name: version for name, version in ours.items() if name not in (theirs or {})}
+    missing = {
+        name: version
+        for name, version in ours.items()
+        if name not in (theirs or {}) and name != _LUA_OF_VALKEY
+    }
     if not missing:
         return passed("The target has every module that the source has.", source=ours, target=theirs)
     source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)

@@ -66,8 +66,8 @@ def _usage(subject: Subject) -> _Usage:
         subcommands = Subcommands(connection, target)
         for use in uses:
             container, _, sub = use.name.partition("|")
-            if sub == "help":
-                continue
+            if sub == "help" or container.startswith("_"):
+                continue  # Dragonfly counts some forms (XGROUP HELP) under names of its own.
             known: bool | None = target.find(container) is not None
             if known and sub:
                 known = subcommands.knows(container, sub)
