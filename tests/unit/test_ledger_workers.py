@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 
 import pytest
 from sqlalchemy import text
@@ -18,8 +19,8 @@ from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.settings import Settings, load_settings
 from tests.ledger import place
 
-WORKERS = 4
-PAGES = 150
+WORKERS = 3
+PAGES = 105
 
 
 @pytest.fixture
@@ -72,6 +73,7 @@ def test_what_several_processes_write_at_once_is_all_there(
     while any(worker.is_alive() for worker in workers):
         run.event("test.event", {"number": events})
         events += 1
+        sleep(0.002)  # The workers want the processors too.
     for worker in workers:
         worker.join()
 
