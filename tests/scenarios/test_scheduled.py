@@ -13,17 +13,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Final
-from uuid import uuid4
 
 import pytest
 
-from greenfly.demo.dataset import fill
+from flows import sequence
 from greenfly.demo.process import end_process
 from greenfly.demo.servers import find_redis_server, start_redis
+from integrity.progress import Silent
+from integrity.settings import load_settings
 from tests.cli import UNASSESSED
 from tests.live import Live
 from tests.prefect_server import PrefectServer, prefect_server, wait_for
@@ -35,16 +35,25 @@ SETTINGS: Final = """
 [cutover]
 confirm = "environment"
 canary_key = ""
-approvals = 1
+approvals = 2
 [scratch]
 url = "{scratch}"
+[watch]
+rollback_after_seconds = 0
+[watch.rules.latency_p99]
+limit = 0
+for_seconds = 0
 [flows]
 poll_seconds = 0.5
 [flows.schedules]
-rehearse = "* * * * * */10"
+rehearse = "* * * * * */20"
 """
 BACK_WITHIN: Final = 20.0
 """The bar: from the event to the environment that says blue, in seconds."""
+QUIET_START: Final = 2.0
+"""How long a Python process with Prefect takes to start at most where the machine is not busy, in seconds."""
+PATIENCE: Final = 240.0
+"""How long anything may take on a machine that is very busy, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +121,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("scheduled")
     with ExitStack() as stack:
         blue, green, scratch = (stack.enter_context(start_redis(program)) for _ in range(3))
-        fill(blue.url, 1_000, seed=11)
+        connect(blue.url).mset({f"key:{number}": "x" for number in range(1_000)})
         live = stack.enter_context(
             Live(folder / "live", blue.url, green.url, SETTINGS.format(scratch=scratch.url))
         )
         live.sync()
+        settings = load_settings(config_file=live.folder / "greenfly.toml", environ=UNASSESSED).settings
+        sequence.rehearse(settings, Silent())
+        connect(blue.url).mset({f"late:{number}": "x" for number in range(50)})
         server = stack.enter_context(prefect_server(folder / "prefect"))
         log = folder / "serve.err"
         with log.open("wb") as output:
@@ -129,19 +141,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 stderr=subprocess.STDOUT,
             )
         stack.callback(end_process, serve)
+        wait_for(
+            lambda: serve.poll() is not None or server.has_deployment("greenfly-maintain"),
+            "all flows are deployed",
+            PATIENCE,
+        )
         yield World(server, live, scratch.url, log, serve, getpass.getuser())
         assert serve.poll() is None, "it serves to the end"
 
 
 def test_a_scheduled_rehearsal_runs_by_itself_and_compares_with_the_one_before(world: World) -> None:
-    def rehearsed(count: int) -> bool:
-        world.require_served()
-        return len(world.live.events("rehearsal.compared")) >= count
+    upkeep = world.prefect.run_deployment("greenfly-maintain", {"try_backup": False})
 
-    wait_for(lambda: rehearsed(1), "a rehearsal", 120)
-    blue = connect(world.live.blue_url)
-    blue.mset({f"late:{number}": "x" for number in range(50)})
-    wait_for(lambda: rehearsed(2), "a second rehearsal", 120)
+    def rehearsed() -> bool:
+        world.require_served()
+        return len(world.live.events("rehearsal.compared")) >= 2
+
+    wait_for(rehearsed, "a rehearsal by the clock", PATIENCE)
+    world.prefect.pause_deployment("greenfly-rehearse")
     # On a busy machine one may still fill the scratch server when the next is due, which is refused.
     first, second = [run for run in world.runs("migrate") if run.state == "finished"][:2]
     assert (first.verdict, second.verdict) == ("PASS", "PASS")
@@ -152,8 +169,9 @@ def test_a_scheduled_rehearsal_runs_by_itself_and_compares_with_the_one_before(w
     assert {"what": "keys", "before": "1,000", "after": "1,050 (+5%)", "notable": False} in as_list(
         told[1]["changes"]
     )
-    wait_for(lambda: world.prefect.state(second.flow_run) == "COMPLETED", "the flow run is completed", 30)
-    world.prefect.pause_deployment("greenfly-rehearse")
+    wait_for(
+        lambda: world.prefect.state(second.flow_run) == "COMPLETED", "the flow run is completed", PATIENCE
+    )
     # Both ways of the link: the ledger names the flow run, whose tags and artifacts name the ledger's run.
     (flow_run,) = (
         run for run in world.prefect.flow_runs("greenfly-rehearse") if run["id"] == second.flow_run
@@ -164,74 +182,117 @@ def test_a_scheduled_rehearsal_runs_by_itself_and_compares_with_the_one_before(w
     assert first.id in str(artifacts["greenfly-rehearsal"]["data"])
     assert artifacts.keys() >= {"greenfly-report", "greenfly-rehearsal-changes"}
     assert "redis://" not in json.dumps(flow_run["parameters"])
-    # The report tells it too, and the scratch server is empty again.
+    # The report tells it too, and the scratch server was emptied.
     report = json.loads((world.live.state / "reports" / second.id / "report.json").read_text())
     assert first.id in json.dumps(report)
-    assert connect(world.scratch_url).dbsize() == 0
+    assert [emptied["removed"] for emptied in world.live.events("scratch.emptied")[:2]] == [1_000, 1_050]
+    # Meanwhile upkeep was done, and its record is intact.
+    wait_for(lambda: world.prefect.state(upkeep) == "COMPLETED", "upkeep has ended", PATIENCE)
+    (checked,) = world.live.events("upkeep.record-checked")
+    assert checked["intact"] is True
 
 
 def test_a_cutover_waits_for_an_approval_which_prefect_or_the_ledger_may_give(world: World) -> None:
-    world.live.wait_until_clean()
+    world.live.wait_until_clean(PATIENCE)
     flow_run = world.prefect.run_deployment("greenfly-cutover", {"run": "latest"})
-    wait_for(lambda: world.prefect.state(flow_run) == "PAUSED", "it waits for an approval", 60)
+    wait_for(lambda: world.prefect.state(flow_run) == "PAUSED", "it waits for an approval", PATIENCE)
     assert world.decisions() == [("requested", world.operator)]
     # Whoever asked cannot approve; it is asked again.
     world.prefect.post(
         f"/flow_runs/{flow_run}/resume", {"run_input": {"answer": "approve", "by": world.operator}}
     )
-    wait_for(lambda: world.pauses(flow_run) == 2, "it waits once more", 30)
+    wait_for(lambda: world.pauses(flow_run) == 2, "it waits once more", PATIENCE)
     assert world.prefect.state(flow_run) == "PAUSED"
     assert world.decisions() == [("requested", world.operator)]
     assert world.says_blue()
+    # Somebody else answers on the page, and the ledger has it.
+    world.prefect.post(
+        f"/flow_runs/{flow_run}/resume", {"run_input": {"answer": "approve", "by": "ada", "comment": "go"}}
+    )
+    wait_for(lambda: world.pauses(flow_run) == 3, "it waits for the second approval", PATIENCE)
+    assert world.decisions() == [("requested", world.operator), ("approved", "ada")]
     # The ledger answers, and the pause ends by itself.
     assert world.live.run("approve", "latest", "--as", "somebody else").code == 0
-    wait_for(lambda: world.prefect.state(flow_run) == "COMPLETED", "it went on", 60)
+    wait_for(lambda: world.prefect.state(flow_run) == "COMPLETED", "it went on", PATIENCE)
     assert not world.says_blue()
     cutover = world.runs("cutover")[-1]
     assert (cutover.state, cutover.verdict, cutover.flow_run) == ("finished", "PASS", flow_run)
 
 
-def test_an_event_brings_the_applications_back_to_blue(world: World) -> None:
+def test_an_event_brings_the_applications_back_to_blue_and_a_second_one_changes_nothing(
+    world: World,
+) -> None:
     """Needs the cutover of the test above."""
     assert not world.says_blue(), "the applications are on green"
     connect(world.live.green_url).set("written:on:green", "kept")
+    guard = world.prefect.run_deployment("greenfly-watch", {"seconds": 300})
+    # No server answers in no time, so that this rule is breached at once; the policy is to tell, not to go back.
+    wait_for(lambda: bool(world.prefect.events("greenfly.guard.breached")), "a breach is told", PATIENCE)
+    (breach,) = world.prefect.events("greenfly.guard.breached")
+    assert {"greenfly.rollback": "not-wanted", "greenfly.rule": "latency_p99"}.items() <= as_dict(
+        breach["resource"]
+    ).items()
+    assert as_dict(breach["payload"])["watch_run"] == world.runs("watch")[-1].id
+    assert world.prefect.flow_runs("greenfly-rollback") == []
     sync_run = world.runs("sync")[-1].id
-    before = monotonic()
-    world.prefect.post(
-        "/events",
-        [
-            {
-                "id": str(uuid4()),
-                "event": "greenfly.rollback.requested",
-                "occurred": datetime.now(UTC).isoformat(),
-                "resource": {"prefect.resource.id": f"greenfly.run.{sync_run}"},
-                "payload": {"run": sync_run, "reason": "the shop's cart is slow"},
-            }
-        ],
-    )
-    wait_for(world.says_blue, "the environment says blue", 60)
-    took = monotonic() - before
-    print(f"from the event to blue: {took:.1f} s")
-    wait_for(lambda: len(world.ended("rollback")) == 1, "the rollback has ended", 30)
-    assert took < BACK_WITHIN
+
+    def ask(reason: str) -> None:
+        payload = {"run": sync_run, "reason": reason}
+        resource = {"prefect.resource.id": f"greenfly.run.{sync_run}"}
+        world.prefect.emit("greenfly.rollback.requested", resource, payload)
+
+    # Nearly all of the time is one such start, so that a busy machine is measured by it.
+    begun = monotonic()
+    subprocess.run([sys.executable, "-c", "import prefect"], check=True)
+    slowness = max(1.0, (monotonic() - begun) / QUIET_START)
+    begun = monotonic()
+    ask("the shop's cart is slow")
+    wait_for(world.says_blue, "the environment says blue", PATIENCE)
+    took = monotonic() - begun
+    print(f"from the event to blue: {took:.1f} s, slowness {slowness:.1f}")
+    assert took < BACK_WITHIN * slowness
+    ask("it is slow here as well")
+
+    def both_ended() -> bool:
+        states = [run["state_type"] for run in world.prefect.flow_runs("greenfly-rollback")]
+        assert "FAILED" not in states
+        return states == ["COMPLETED"] * 2
+
+    wait_for(both_ended, "both flow runs have ended", PATIENCE)
+    (rollback,) = world.runs("rollback")
+    assert (rollback.state, rollback.verdict) == ("finished", "PASS")
     assert connect(world.live.blue_url).get("written:on:green") == b"kept"
-    rollback = world.runs("rollback")[-1]
-    (triggered,) = world.live.events("rollback.triggered")
-    assert (triggered["origin"], triggered["reason"]) == ("event", "the shop's cart is slow")
-    assert triggered["flow_run"] == rollback.flow_run != ""
+    # The ledger tells the story: who asked, why, which flow run did it, and that the other had nothing to do.
+    first, second = world.live.events("rollback.triggered")
+    assert (first["origin"], first["reason"]) == ("event", "the shop's cart is slow")
+    assert (second["origin"], second["reason"]) == ("event", "it is slow here as well")
+    assert rollback.flow_run == first["flow_run"]
+    (other,) = world.live.events("rollback.joined") + world.live.events("rollback.not-needed")
+    assert other["flow_run"] == second["flow_run"]
     (requested,) = world.live.events("rollback.requested")
-    assert requested["reason"] == "the shop's cart is slow"
-    assert rollback.verdict == "PASS"
+    assert requested["reason"] == first["reason"]
+    # The guard has seen it, and has nothing left to guard.
+    wait_for(lambda: world.prefect.state(guard) == "COMPLETED", "the guard has ended", PATIENCE)
+    (ended,) = world.live.events("guard.ended")
+    assert ended["rolled_back_by"] == rollback.id
+    assert world.runs("watch")[-1].flow_run == guard
 
 
-def test_a_second_event_finds_the_applications_on_blue_and_says_so(world: World) -> None:
-    """Needs the rollback of the test above."""
-    flow_run = world.prefect.run_deployment("greenfly-rollback", {"run": "latest", "reason": "again"})
-    wait_for(lambda: world.prefect.state(flow_run) in {"COMPLETED", "FAILED"}, "it has ended", 60)
-    assert world.prefect.state(flow_run) == "COMPLETED"
-    (idle,) = world.live.events("rollback.not-needed")
-    assert idle["flow_run"] == flow_run
-    assert len(world.runs("rollback")) == 1
+def test_a_breach_that_may_start_a_rollback_starts_its_deployment(world: World) -> None:
+    """Needs the rollback of the test above: there is nothing left to do, and nothing is done."""
+    sync_run = world.runs("sync")[-1].id
+    known = {run["id"] for run in world.prefect.flow_runs("greenfly-rollback")}
+    resource = {"prefect.resource.id": f"greenfly.run.{sync_run}", "greenfly.rollback": "wanted"}
+    payload = {"run": sync_run, "rule": "errors", "reason": "many errors", "watch_run": ""}
+    world.prefect.emit("greenfly.guard.breached", resource, payload)
+
+    def started() -> list[dict[str, object]]:
+        return [run for run in world.prefect.flow_runs("greenfly-rollback") if run["id"] not in known]
+
+    wait_for(lambda: bool(started()), "the deployment is started", PATIENCE)
+    (flow_run,) = started()
+    parameters = as_dict(as_dict(flow_run["parameters"])["parameters"])
+    assert {"origin": "guard", "rule": "errors", "run": sync_run}.items() <= parameters.items()
 
 
 def _text(value: object) -> str:
@@ -241,4 +302,10 @@ def _text(value: object) -> str:
 def as_list(value: object) -> list[object]:
     """A JSON list."""
     assert isinstance(value, list), value
+    return value
+
+
+def as_dict(value: object) -> dict[str, object]:
+    """A JSON table."""
+    assert isinstance(value, dict), value
     return value
