@@ -136,13 +136,15 @@ def print_json(value: Mapping[str, object]) -> None:
 
 def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> None:
     """The result of a run on stdout."""
+    from reports.display import plain_text
+
     if as_json:
         print_json(outcome.to_dict() | {"exit_code": int(exit_code)})
         return
     colour = colour_wanted(sys.stdout.isatty())
     lines = [""]
     if outcome.verdict is not None:
-        lines += [_verdict_line(outcome.verdict.value, outcome.reason or "", colour), ""]
+        lines += [_verdict_line(outcome.verdict.value, plain_text(outcome.reason or ""), colour), ""]
     lines.append(f"  run       {outcome.run_id}")
     if outcome.repairs:
         rests_on = "repairs" if outcome.kind is RunKind.REPAIR else "sync"

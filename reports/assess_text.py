@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Final
 
 from reports.assessing import AssessmentView, CensusView, Histogram, KeyView, ResultView, WaiverView
 from reports.display import UNKNOWN, count, duration, plain_text, size
-from reports.facts import flatten
 from reports.live_text import any_text
 
 _WIDTH: Final = 100
@@ -18,6 +17,8 @@ _KEY_SHOWN: Final = 60
 _EVIDENCE_SHOWN: Final = 280
 """Characters."""
 _ROWS_SHOWN: Final = 16
+_INNER_SHOWN: Final = 30
+_SAYS_NOTHING: Final[tuple[object, ...]] = ([], {}, "", None)
 
 
 def assessment_lines(view: AssessmentView) -> Iterator[str]:
@@ -57,29 +58,43 @@ def _told(result: ResultView) -> Iterator[str]:
         shown = ", ".join(result.items[:_ITEMS_SHOWN])
         more = len(result.items) - _ITEMS_SHOWN
         yield from _wrapped(f"found: {shown}{f' and {more} more' if more > 0 else ''}", "      ")
-    for name, value in result.evidence.items():
-        if value not in ([], {}, "", None):
-            told = f"{plain_text(name).replace('_', ' ')}: {_short(value)}"
-            yield from _wrapped(
-                told if len(told) <= _EVIDENCE_SHOWN else f"{told[:_EVIDENCE_SHOWN]} …", "      "
-            )
+    for name, value in evidence_rows(result.evidence):
+        told = f"{name}: {value}"
+        yield from _wrapped(told if len(told) <= _EVIDENCE_SHOWN else f"{told[:_EVIDENCE_SHOWN]} …", "      ")
     if result.remedy:
         yield from _wrapped(f"do: {result.remedy}", "      ")
     for waiver in result.waivers:
         yield from _wrapped(waiver_text(waiver), "      ")
 
 
-def _short(value: object) -> str:
-    """A value of the evidence in a line; the report has it in full."""
+def evidence_rows(evidence: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """What a check saw, a row each: a table in it is told in one row, and what says nothing is left out."""
+    for name, value in evidence.items():
+        if value not in _SAYS_NOTHING:
+            yield plain_text(name).replace("_", " "), _in_a_line(value)
+
+
+def _in_a_line(value: object) -> str:
     if not isinstance(value, dict):
         return any_text(value)
-    inner = (
-        f"{plain_text(name)} ({', '.join(f'{part} {shown}' for part, shown in flatten(rows))})"
-        if isinstance(rows, dict)
-        else f"{plain_text(name)} {any_text(rows)}"
-        for name, rows in value.items()
+    listed = list(value.items())
+    inner = [
+        f"{plain_text(name)} ({told})" if (told := _parts(row)) else plain_text(name)
+        for name, row in listed[:_INNER_SHOWN]
+    ]
+    more = len(listed) - _INNER_SHOWN
+    return "; ".join(inner) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _parts(row: object) -> str:
+    if not isinstance(row, dict):
+        return any_text(row)
+    # A share that rounds to nothing says nothing beside the number that it is a share of.
+    return ", ".join(
+        f"{plain_text(part).replace('_', ' ')} {any_text(value)}"
+        for part, value in row.items()
+        if value not in _SAYS_NOTHING and not (part == "share" and not value)
     )
-    return "; ".join(inner)
 
 
 def waiver_text(waiver: WaiverView) -> str:

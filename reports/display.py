@@ -72,7 +72,8 @@ def _escape(text: str, slash: str = "\\\\") -> str:
     head = escape_bytes(text[0]) if alone else ""
     if slash == "\\":
         return head + text[int(alone) :].translate(_SINGLE)
-    return _HIDDEN_SPACE.sub(r"\\x20", head + text[int(alone) :].translate(_DOUBLED))
+    written = head + text[int(alone) :].translate(_DOUBLED)
+    return _HIDDEN_SPACE.sub(r"\\x20", written) if hides_space else written
 
 
 class _Escapes(dict[int, str]):
@@ -107,6 +108,11 @@ def count(number: int | None) -> str:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """``1 key``, ``2 keys``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def ended(sentence: str) -> str:
+    """A text of somebody else as the end of a sentence: with a full stop, but not with two."""
+    return sentence if sentence.rstrip(")\"'”").endswith((".", "!", "?", "…")) else f"{sentence}."
 
 
 def size(number: int | None) -> str:

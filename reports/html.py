@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final
 from integrity.ledger import Ledger
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from reports import display
+from reports.assess_text import evidence_rows
 from reports.charts import findings_by_class, histogram, keys_by_type, throughput
+from reports.configuration import configuration_rows
 from reports.course import CopyView
 from reports.drawing import Chart
 from reports.events import EventView
@@ -65,6 +67,7 @@ def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str,
         live=live_page(report),
         throughputs=tuple(map(throughput, report.phases)),
         types=keys_by_type(report.counts),
+        configuration=configuration_rows(report.configuration),
         histograms=_histograms(report),
         shapes=shape_charts(report.finding_shapes),
         ranges=ranges_map(report.ranges),
@@ -111,7 +114,7 @@ def _environment() -> Environment:
         shown_key=shown_key,
         flatten=lambda table: tuple(flatten(table)),
         told=told,
-        groups=groups,
+        evidence=evidence_rows,
         event_time=event_time,
         milliseconds=display.latency,
         number_text=number_text,
@@ -124,6 +127,7 @@ def _environment() -> Environment:
         waited=waited,
         more_detail=more_detail,
         cut=cut,
+        ended=display.ended,
         words=lambda name: str(name).replace("_", " "),
     )
     environment.globals.update(
@@ -188,7 +192,7 @@ def drift(finding: FindingView) -> str | None:
 def said_of(finding: FindingView) -> str:
     """The finding's detail as a sentence, without the rule, which is shown beside it."""
     text = finding.detail.removesuffix(f" (rule {finding.rule})")
-    return f"{text[:1].upper()}{text[1:]}{'' if text[-1:] in ('.', '!', '?') else '.'}" if text else ""
+    return display.ended(f"{text[:1].upper()}{text[1:]}") if text else ""
 
 
 def waited(reasons: Mapping[str, float]) -> str:
@@ -230,14 +234,6 @@ def event_time(text: str) -> str:
         return display.moment(datetime.fromisoformat(text), milliseconds=True).removesuffix(" UTC")
     except ValueError:
         return text
-
-
-def groups(configuration: Mapping[str, object]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """The settings by section, those without a section last."""
-    general = {name: value for name, value in configuration.items() if not isinstance(value, dict)}
-    sections = [(name, value) for name, value in configuration.items() if isinstance(value, dict)]
-    named = [(display.plain_text(name), tuple(flatten(value))) for name, value in sections]
-    return (*named, *((("general", tuple(flatten(general))),) if general else ()))
 
 
 def told(event: EventView) -> str:

@@ -23,7 +23,7 @@ from integrity.ledger.models import (
     Verdict,
 )
 from reports.assessing import AssessmentView
-from reports.display import counted, moment
+from reports.display import counted, ended, moment
 from reports.facts import masked_text
 from reports.model import Coverage, EndpointView, FindingCount, FingerprintRow, Tone, VerdictView
 from reports.proof import Proof
@@ -121,11 +121,11 @@ def _contradictions(evidence: Evidence) -> Iterator[str]:
     chain = evidence.proof.chain
     if not chain.intact:
         yield (
-            f"The audit chain is broken at event {chain.broken_at}: {chain.problem}. The ledger was "
-            "changed outside Greenfly or is damaged; do not rely on this report."
+            f"The audit chain is broken at event {chain.broken_at}: {ended(chain.problem or 'it does not fit')} "
+            "The ledger was changed outside Greenfly or is damaged; do not rely on this report."
         )
     for problem in evidence.proof.problems if chain.intact else ():
-        yield f"A signed checkpoint contradicts the audit chain: {masked_text(problem)}."
+        yield f"A signed checkpoint contradicts the audit chain: {ended(masked_text(problem))}"
     # A repair does not change the verdict of the run that it repairs; and what it could not repair is its own FAIL.
     explained = repairs is not None and (repairs.runs or RepairAction.NOT_REPAIRED in repairs.actions)
     assessed = run.kind is RunKind.ASSESS

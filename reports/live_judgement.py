@@ -10,7 +10,7 @@ from typing import Final
 from integrity.ledger.models import Run, RunKind, RunState, Verdict
 from integrity.ledger.vocabulary import Decision, StepState
 from reports import facts
-from reports.display import counted, duration, moment
+from reports.display import counted, duration, ended, moment
 from reports.following import FollowingView
 from reports.guarding import ACTION, GuardView
 from reports.live import LiveView, OperationView
@@ -177,7 +177,7 @@ def _of_following(run: Run, following: FollowingView, verdict: VerdictView, now:
     if run.verdict in (Verdict.PASS, Verdict.PASS_WITH_EXCEPTIONS):
         if gap is not None:
             contradictions.append(
-                f"The verdict is {run.verdict.value}, but changes may have gone unseen: {gap}."
+                f"The verdict is {run.verdict.value}, but changes may have gone unseen: {ended(gap)}"
             )
         if not following.compared:
             contradictions.append(f"The verdict is {run.verdict.value}, but no pass compared any key.")
@@ -207,7 +207,9 @@ def _of_following(run: Run, following: FollowingView, verdict: VerdictView, now:
 
 def _proof(following: FollowingView, gap: str | None) -> str:
     if gap is not None:
-        return f"Changes may have gone unseen and no pass over all keys has closed that gap since: {gap}."
+        return (
+            f"Changes may have gone unseen and no pass over all keys has closed that gap since: {ended(gap)}"
+        )
     if following.clean_since is not None:
         return f"The newest pass that left nothing unequal began at {moment(following.clean_since)}."
     return "No pass over all keys has left nothing unequal so far, so nothing is proven."

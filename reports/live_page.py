@@ -145,7 +145,7 @@ def _following_glance(following: FollowingView) -> list[Glance]:
         Glance(
             "Lag",
             display.duration(lag / 1000) if lag is not None else display.UNKNOWN,
-            f"{display.count(following.dirty)} keys to carry over",
+            f"{display.UNKNOWN if following.dirty is None else display.counted(following.dirty, 'key')} to carry over",
         ),
         Glance(
             "Open gaps",

@@ -38,6 +38,7 @@ def list_runs(
     """The newest runs."""
     from greenfly.console import print_json
     from integrity.ledger import open_ledger
+    from reports.display import plain_text
 
     ledger = open_ledger(o.load(config, state_dir, {}).settings)
     try:
@@ -76,7 +77,7 @@ def list_runs(
         )
         typer.echo(
             f"{run.id}  {run.kind.value:<8}  {shown_state(run):<11}  {verdict:<20}  "
-            f"{run.started_at:%Y-%m-%d %H:%M} UTC  {where or ''}{f'  ({run.label})' if run.label else ''}"
+            f"{run.started_at:%Y-%m-%d %H:%M} UTC  {where or ''}{f'  ({plain_text(run.label)})' if run.label else ''}"
         )
 
 
@@ -94,7 +95,7 @@ def show(
     from greenfly.console import human_seconds, print_json, print_outcome
     from greenfly.exit_codes import ExitCode
     from integrity.ledger import open_ledger
-    from reports.display import key_text
+    from reports.display import key_text, plain_text
 
     ledger = open_ledger(o.load(config, state_dir, {}).settings)
     try:
@@ -131,7 +132,7 @@ def show(
         )
         return
     print_outcome(outcome, ExitCode.OK, as_json=False)
-    typer.echo(f"  state     {shown_state(found)}{f': {found.error}' if found.error else ''}")
+    typer.echo(f"  state     {shown_state(found)}{f': {plain_text(found.error)}' if found.error else ''}")
     if control.updated_at:
         typer.echo(
             f"  control   {_control_text(control)} (by {control.updated_by}, {control.updated_at:%Y-%m-%d %H:%M} UTC)"
@@ -148,8 +149,8 @@ def show(
     for f in listed:
         age = human_seconds((f.last_seen_at - f.first_seen_at).total_seconds())
         typer.echo(
-            f"    {f.finding_class.value:<12} {f.state.value:<9} db {f.database}  {key_text(f.key)}  {f.detail}  "
-            f"(seen {f.times_seen}×, first {f.first_seen_at:%Y-%m-%d %H:%M} UTC, {age} until last seen)"
+            f"    {f.finding_class.value:<12} {f.state.value:<9} db {f.database}  {key_text(f.key)}  "
+            f"{plain_text(f.detail)}  (seen {f.times_seen}×, first {f.first_seen_at:%Y-%m-%d %H:%M} UTC, {age} until last seen)"
         )
 
 
