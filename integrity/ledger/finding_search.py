@@ -36,9 +36,9 @@ from integrity.ledger.models import KEY_HEAD_BYTES, Finding, FindingClass, Findi
 KEY_BYTES_READ: Final = 4096
 """Of a longer key only the beginning is read for a list."""
 _DETAIL_READ: Final = 2_000
-_WINDOW: Final = 20_000
+_WINDOW: Final = 10_000
 """Rows that are looked through at a time."""
-_SECONDS: Final = 0.12
+_SECONDS: Final = 0.06
 _CURSOR: Final = re.compile(r"(?:([0-9a-f]{0,128})\.)?(\d{1,18})", re.ASCII)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
+from types import FrameType
 
 import uvicorn
 
-from integrity.errors import ConfigurationError
+from integrity.errors import ConfigurationError, Interrupted
 from integrity.ledger import Ledger
 from integrity.review_settings import ReviewSettings
 from integrity.settings import Settings
@@ -19,9 +23,10 @@ _BACKLOG = 128
 
 
 def serve(ledger: Ledger, settings: Settings, actions: Actions, on_ready: Callable[[str], None]) -> None:
-    """Serve; returns when the process was told to stop.
+    """Serve until the process is told to stop.
 
     :param on_ready: told the address when somebody can connect.
+    :raises Interrupted: it was.
     :raises ConfigurationError: the address cannot be listened on, or the certificate cannot be used.
     """
     review = settings.review
@@ -50,9 +55,39 @@ def serve(ledger: Ledger, settings: Settings, actions: Actions, on_ready: Callab
             ) from error
         host = f"[{review.host}]" if ip_address(review.host).version == 6 else review.host
         on_ready(f"{'https' if review.tls else 'http'}://{host}:{port}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        server = _Server(config)
+        server.run(sockets=[listener])
     finally:
         listener.close()
+    if server.stopped_by is not None:
+        stopped = Interrupted(server.stopped_by)
+        stopped.remedy = "Nobody is signed in any more; what was decided is in the ledger."
+        raise stopped
+
+
+class _Server(uvicorn.Server):
+    """Ends in order when a signal comes, and remembers which: the command's exit code tells it."""
+
+    stopped_by: int | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        self.stopped_by = sig
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As the library's, but the signal is not sent once more from inside the event loop, which would swallow it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _listen(settings: ReviewSettings) -> socket.socket:
