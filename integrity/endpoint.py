@@ -13,7 +13,7 @@ from integrity.cluster.sentinel import connect_master
 from integrity.cluster.slots import SLOTS, probe_key, slots_text
 from integrity.cluster.topology import Cluster
 from integrity.errors import ConfigurationError, ProtocolError, Refused, Role, ServerNotReady, ServerReadOnly
-from integrity.info import merge_info, parse_info
+from integrity.info import engine_of, field_expiries_of, keyspace_of, merge_info, number, parse_info
 from integrity.replies import ErrorReply
 from integrity.settings import EndpointSettings
 from integrity.wire import Connection, Target, TlsFiles, pack
@@ -196,7 +196,7 @@ class Endpoint:
                 raise connection.error_for(probe, "PEXPIRETIME")
             if isinstance(fields, ErrorReply) and str(fields).startswith("NOPERM"):
                 raise connection.error_for(fields, "HPEXPIRETIME")
-        engine, version = _engine(info)
+        engine, version = engine_of(info)
         return Identity(
             address=str(self),
             engine=engine,
@@ -204,11 +204,11 @@ class Endpoint:
             run_id=info.get("run_id") or info.get("master_replid", ""),
             role="master" if info.get("role", "master") == "master" else "replica",
             mode=mode,
-            used_memory=_number(info.get("used_memory")),
-            max_memory=_number(info.get("maxmemory")),
-            databases=_keyspace(info),
+            used_memory=number(info.get("used_memory")),
+            max_memory=number(info.get("maxmemory")),
+            databases=keyspace_of(info),
             has_pexpiretime=isinstance(probe, int),
-            field_expiries="none" if isinstance(fields, ErrorReply) else _field_expiries(info),
+            field_expiries="none" if isinstance(fields, ErrorReply) else field_expiries_of(info),
             observed_at=datetime.now(UTC),
         )
 
@@ -248,10 +248,10 @@ class Endpoint:
         merged = merge_info(infos, cluster.run_id)
         # The oldest of the nodes sets what can be relied upon.
         engine, version = min(
-            map(_engine, infos), key=lambda found: [_number(n) for n in found[1].split(".")]
+            map(engine_of, infos), key=lambda found: [number(part) for part in found[1].split(".")]
         )
         told = {
-            "none" if isinstance(reply, ErrorReply) else _field_expiries(info)
+            "none" if isinstance(reply, ErrorReply) else field_expiries_of(info)
             for reply, info in zip(fields, infos, strict=True)
         }
         if engine == "dragonfly":
@@ -266,9 +266,9 @@ class Endpoint:
             run_id=cluster.run_id,
             role="master",
             mode="cluster",
-            used_memory=_number(merged.get("used_memory")),
-            max_memory=_number(merged.get("maxmemory")),
-            databases=_keyspace(merged),
+            used_memory=number(merged.get("used_memory")),
+            max_memory=number(merged.get("maxmemory")),
+            databases=keyspace_of(merged),
             has_pexpiretime=all(isinstance(reply, int) for reply in times),
             field_expiries=next(word for word in ("some", "unknown", "none") if word in told),
             observed_at=datetime.now(UTC),
@@ -327,46 +327,10 @@ def _shards(address: Address, cluster: Cluster) -> tuple[Shard, ...]:
             node_id=master.node_id,
             address=str(address.node(master.place.host, master.place.port)),
             run_id=master.run_id,
-            version=_engine(master.info)[1],
-            keys=sum(_keyspace(master.info).values()),
+            version=engine_of(master.info)[1],
+            keys=sum(keyspace_of(master.info).values()),
             slots=slots_text(slot for slot in range(SLOTS) if cluster.owners[slot] is master),
             slots_moving=master.moving,
         )
         for master in cluster.masters
     )
-
-
-def _engine(info: dict[str, str]) -> tuple[str, str]:
-    for engine in ("dragonfly", "valkey"):
-        if version := info.get(f"{engine}_version"):
-            return engine, version.removeprefix("df-").removeprefix("v")
-    return "redis", info.get("redis_version", "unknown")
-
-
-def _field_expiries(info: dict[str, str]) -> str:
-    """Redis counts such hashes as ``subexpiry``, Valkey as ``keys_with_volatile_items``; Dragonfly does not."""
-    lines = [value for name, value in info.items() if name.startswith("db") and value.startswith("keys=")]
-    counts = [
-        _number(value)
-        for line in lines
-        for name, _, value in (part.partition("=") for part in line.split(","))
-        if name in {"subexpiry", "keys_with_volatile_items"}
-    ]
-    if len(counts) < len(lines):
-        return "unknown"
-    return "some" if any(counts) else "none"
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdecimal() else 0
-
-
-def _keyspace(info: dict[str, str]) -> dict[int, int]:
-    databases = {}
-    for name, value in info.items():
-        number = name.removeprefix("db")
-        if name.startswith("db") and number.isdecimal() and value.startswith("keys="):
-            keys = _number(value.removeprefix("keys=").split(",", 1)[0])
-            if keys:
-                databases[int(number)] = keys
-    return dict(sorted(databases.items()))

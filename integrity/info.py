@@ -33,3 +33,42 @@ def _added(lines: list[str]) -> str:
     tables = [dict(part.split("=", 1) for part in line.split(",") if "=" in part) for line in lines]
     names = [name for name in tables[0] if all(table.get(name, "").isdecimal() for table in tables)]
     return ",".join(f"{name}={sum(int(table[name]) for table in tables)}" for name in names)
+
+
+def engine_of(info: dict[str, str]) -> tuple[str, str]:
+    """``redis``, ``valkey`` or ``dragonfly``, and its version."""
+    for engine in ("dragonfly", "valkey"):
+        if version := info.get(f"{engine}_version"):
+            return engine, version.removeprefix("df-").removeprefix("v")
+    return "redis", info.get("redis_version", "unknown")
+
+
+def field_expiries_of(info: dict[str, str]) -> str:
+    """Redis counts such hashes as ``subexpiry``, Valkey as ``keys_with_volatile_items``; Dragonfly does not."""
+    lines = [value for name, value in info.items() if name.startswith("db") and value.startswith("keys=")]
+    counts = [
+        number(value)
+        for line in lines
+        for name, _, value in (part.partition("=") for part in line.split(","))
+        if name in {"subexpiry", "keys_with_volatile_items"}
+    ]
+    if len(counts) < len(lines):
+        return "unknown"
+    return "some" if any(counts) else "none"
+
+
+def number(text: str | None) -> int:
+    """A count; 0 where it is not told."""
+    return int(text) if text and text.isdecimal() else 0
+
+
+def keyspace_of(info: dict[str, str]) -> dict[int, int]:
+    """Database number → keys, of those that hold any."""
+    databases = {}
+    for name, value in info.items():
+        database = name.removeprefix("db")
+        if name.startswith("db") and database.isdecimal() and value.startswith("keys="):
+            keys = number(value.removeprefix("keys=").split(",", 1)[0])
+            if keys:
+                databases[int(database)] = keys
+    return dict(sorted(databases.items()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,10 @@ from redis.exceptions import RedisClusterException, RedisError, ResponseError
 from greenfly.demo.dataset import FAMILIES, FILLER
 from greenfly.demo.process import free_port
 from greenfly.demo.servers import find_redis_server
+from tests.cli import CompletedRun
 from tests.oracle import Difference, Side, compare_sides
 from tests.raw import Argument, Raw, Reply, as_bytes, as_int, as_list
-from tests.servers import connect
+from tests.servers import Store, connect
 
 SLOTS: Final = 16384
 deep: Final = pytest.mark.skipif(
@@ -434,3 +436,19 @@ def wait_until(condition: Callable[[], bool], seconds: float = _SECONDS) -> None
     while not condition():
         assert monotonic() < deadline, "it did not come about"
         sleep(0.02)
+
+
+def meanwhile(
+    green: Store, keys: int, fault: Callable[[], object], run: Callable[[], CompletedRun]
+) -> CompletedRun:
+    """A run, and a fault as soon as green holds so many keys."""
+
+    def when_there() -> None:
+        wait_until(lambda: int(str(green.client.dbsize())) >= keys)
+        fault()
+
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(when_there)
+        result = run()
+        done.result()
+    return result

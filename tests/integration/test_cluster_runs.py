@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import Greenfly, dig
-from tests.cluster import RedisCluster, differences
+from tests.cluster import RedisCluster, deep, differences, meanwhile
 from tests.conftest import StartDragonfly
 from tests.inprocess import between, run_here
 from tests.oracle import compare
@@ -82,6 +82,7 @@ def walk(value: object) -> Iterator[object]:
         yield from walk(part)
 
 
+@deep
 @pytest.mark.dragonfly
 def test_a_move_onto_an_older_copy_replaces_it(
     greenfly: Greenfly, cluster: RedisCluster, green_dragonfly: Store
@@ -143,6 +144,27 @@ def test_a_key_on_its_way_is_neither_missing_nor_extra(
     cluster.move_keys(slot, giver, onto)
     cluster.end_move(slot, onto)
     assert verify(greenfly, cluster.url, green_redis.url).at("verdict") == "PASS"
+    assert differences(cluster, green_redis.url) == []
+
+
+def test_slots_that_move_during_the_copy_cost_nothing_to_be_read_again(
+    greenfly: Greenfly, cluster: RedisCluster, green_redis: Store
+) -> None:
+    def reshard() -> None:
+        first, second, _ = cluster.masters()
+        for slot in range(0, 16384, 197):
+            owner = cluster.owner(slot)
+            cluster.move_slot(slot, second if owner is first else first)
+
+    run = meanwhile(
+        green_redis,
+        KEYS // 4,
+        reshard,
+        lambda: migrate(greenfly, cluster.url, green_redis.url, "--keys-per-second", "1000"),
+    )
+
+    assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stderr
+    assert detail(run, "stream", "written") == KEYS
     assert differences(cluster, green_redis.url) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from redis.crc import key_slot as slot_by_redis_py
 
@@ -32,6 +32,7 @@ def test_slots_survive_their_text(slots: frozenset[int]) -> None:
     assert read_slots(slots_text(slots)) == slots
 
 
+@settings(max_examples=25)
 @given(
     st.integers(1, 200),
     st.integers(0, 10**10),
