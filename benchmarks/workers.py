@@ -1,10 +1,11 @@
 """One worker process against several, over the same source and target, in one run on one machine.
 
-    python -m benchmarks.workers [--keys 1000000] [--workers 2] [--rounds 3] [--distance 10]
+    python -m benchmarks.workers [--keys 1000000] [--workers 2] [--rounds 3] [--distance 10] [--dask]
 
 Source, target and every worker want a core of their own; with fewer cores than processes they share, and the machine
 is what limits.  Printed are the medians and how many cores were busy, by which to judge that.  With ``--distance``
 both servers are that many milliseconds away in each direction, so that it is the line that one worker waits for.
+With ``--dask`` the workers are processes of a Dask cluster, and ranges are Prefect tasks (:mod:`benchmarks.on_dask`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import psutil
 
 from benchmarks.distance import at_distance
 from benchmarks.mixed_set import fill
+from benchmarks.on_dask import measure_on_dask
 from greenfly.demo.servers import RunningServer, find_redis_server, start_redis
 
 
@@ -31,6 +33,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--distance", type=float, default=0.0, help="milliseconds, in each direction")
+    parser.add_argument(
+        "--dask", action="store_true", help="Dask workers instead of the owner's own processes"
+    )
     arguments = parser.parse_args()
     program = find_redis_server()
     if program is None:
@@ -38,6 +43,9 @@ def main() -> None:
     taken: dict[tuple[str, int], list[dict[str, float]]] = {}
     with start_redis(program, name="blue") as blue:
         fill(blue.url, arguments.keys)
+        if arguments.dask:
+            measure_on_dask(blue, arguments.keys, arguments.workers, arguments.rounds, arguments.distance)
+            return
         for _ in range(arguments.rounds):
             for workers in (1, arguments.workers):
                 with start_redis(program, name="green") as green:

@@ -6,6 +6,7 @@ writes.  Whether a worker is alive is told by a counter, not by a time of day: n
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,11 @@ class RangeView:
     """Done in this attempt."""
     bytes: int
 
+    @property
+    def process(self) -> str:
+        """``host:pid`` of the worker."""
+        return (self.worker or "").rpartition(":")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class SharedSet:
@@ -54,6 +60,10 @@ class Claim:
     id: int
     set_id: int
     attempt: int
+    token: str
+    """Eight hexadecimal digits that no other claim has: a database may number new rows as it did deleted ones."""
+    worker: str
+    """``host:pid:token``"""
     job: RangeJob
     before: Mapping[str, object] | None
     """What earlier attempts came to, where that counts."""
@@ -63,7 +73,7 @@ class Claim:
     @property
     def number_of_worker(self) -> int:
         """No two attempts of a run have the same: temporary keys are told apart by it."""
-        return self.id * 1000 + self.attempt
+        return int(self.token, 16)
 
     @property
     def mine(self) -> ColumnElement[bool]:
@@ -71,6 +81,7 @@ class Claim:
         return and_(
             RangeLease.id == self.id,
             RangeLease.attempt == self.attempt,
+            RangeLease.worker == self.worker,
             RangeLease.state == RangeState.HELD,
         )
 
@@ -223,11 +234,14 @@ def workable() -> ColumnElement[bool]:
 
 
 @repeated
-def claim(engine: Engine, shared: SharedSet, number: int, worker: str, source_run_id: str) -> Claim | None:
+def claim(engine: Engine, shared: SharedSet, number: int, process: str, source_run_id: str) -> Claim | None:
     """Take the range of this number, if nobody has it.
 
+    :param process: ``host:pid`` of this worker.
     :param source_run_id: checkpoints of another process of the source do not count.
     """
+    token = secrets.token_hex(4)
+    worker = f"{process}:{token}"
     with writing(engine) as connection:
         taken = connection.execute(
             update(RangeLease)
@@ -259,6 +273,8 @@ def claim(engine: Engine, shared: SharedSet, number: int, worker: str, source_ru
             row.id,
             shared.id,
             row.attempt,
+            token,
+            worker,
             RangeJob(row.kind, row.database, keys, start),
             row.part if row.kind == "copy" else None,
             sharers(connection, shared.id),

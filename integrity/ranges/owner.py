@@ -151,7 +151,7 @@ class SharedRanges:
             part = dict(told[view.id])
             throttle = part.pop("throttle", None)
             self._whole.merge(part_from_dict(part))
-            mine = self._throttles.setdefault(view.worker or "", [])
+            mine = self._throttles.setdefault(view.process, [])
             mine.append(throttle if isinstance(throttle, dict) else {})
         if keys or size or monotonic() - self._told >= _TELL_SECONDS:
             self._told = monotonic()
@@ -184,13 +184,13 @@ class SharedRanges:
                 # The next attempt counts from its checkpoint on.
                 watched.keys = watched.bytes = 0
             self._progress.say(
-                f"Worker {view.worker} shows no life; its range {job.keys.index} of database {job.database} "
+                f"Worker {view.process} shows no life; its range {job.keys.index} of database {job.database} "
                 "is taken over."
             )
             self._handle.event(
                 "worker.lost",
                 {
-                    "worker": view.worker,
+                    "worker": view.process,
                     "kind": job.kind,
                     "database": job.database,
                     "range": job.keys.index,
@@ -246,7 +246,7 @@ class SharedRanges:
             except ServerRestarted as again:
                 return again
             return ConfigurationError(
-                f"Worker {view.worker} reaches another {error.role} than this run's: {error.address}.",
+                f"Worker {view.process} reaches another {error.role} than this run's: {error.address}.",
                 "Give every worker the servers of the run in its greenfly.toml or GREENFLY_*, then --resume.",
             )
         return error

@@ -71,7 +71,7 @@ def kill_a_holder(greenfly: Greenfly, kind: str, keys: int) -> int:
                 except sqlite3.OperationalError:
                     row = None
             if row is not None:
-                pid = int(row[0].rsplit(":", 1)[1])
+                pid = int(row[0].split(":")[1])
                 os.kill(pid, signal.SIGKILL)
                 return pid
         sleep(0.02)
