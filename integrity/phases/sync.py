@@ -47,6 +47,7 @@ _PUBLISH_SECONDS: Final = 0.1
 _SAMPLE_SECONDS: Final = 2.0
 _IDLE_SECONDS: Final = 0.02
 _BOUND_SECONDS: Final = 1.0
+_LISTEN_AGAIN_SECONDS: Final = 2.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 _STAND_BY_SECONDS: Final = 0.5
@@ -113,7 +114,7 @@ class SyncPhase:
         self._published = self._sampled = 0.0
         self._conclusion: Conclusion | None = None
         self._passes: list[Compared] = []
-        self._bounded = 0.0
+        self._bounded = self._listens_from = 0.0
         self._trouble_since: float | None = None
         self._trouble_pause = _FIRST_PAUSE_SECONDS
         self._compared_at = monotonic()
@@ -183,10 +184,12 @@ class SyncPhase:
     def while_copying(self) -> None:
         """To be called while everything is copied: takes in what is announced, and tells how it is."""
         self._state = SyncState.COPYING
-        try:
-            self._follower.listen()
-        except ServerError:
-            return  # The copy meets it as well, and knows how long to wait.
+        if monotonic() >= self._listens_from:
+            try:
+                self._follower.listen()
+            except ServerError:
+                # The copy meets it as well, and knows how long to wait.  Asking at every page would hold it up.
+                self._listens_from = monotonic() + _LISTEN_AGAIN_SECONDS
         self._publish()
         if monotonic() - self._bounded >= _BOUND_SECONDS:
             self._bounded = monotonic()

@@ -24,6 +24,7 @@ SLOTS_MOVED: Final = 60
 SETTINGS: Final = f"""
 [throttle]
 keys_per_second = {max(1000, KEYS // 20)}
+max_latency_ms = 5000
 [sync]
 silence_seconds = 2.0
 """
@@ -46,11 +47,11 @@ def test_a_cluster_moves_under_load_while_a_master_dies_and_slots_move(
                 fail_over(cluster, number)
                 reshard(cluster, number + 1000)
             live.wait_until(lambda: bool(live.events("sync.gap")), "a gap is on record")
-            live.wait_until_clean()
+            live.wait_until_clean(90 + KEYS / 200)
             sleep(1.0)
             written, refused = writer.written, writer.refused
             writer.stop()
-        live.wait_until_drained()
+        live.wait_until_drained(90)
         assert live.run("runs", "stop", "latest").code == 0
         assert sync.wait(60) == 0, live.log()
 
