@@ -20,6 +20,7 @@ from uuid import uuid4
 from greenfly.demo.process import end_process, free_port, last_lines
 
 START_SECONDS: Final = 180.0
+BUSY_SECONDS: Final = 60.0
 Json = Mapping[str, object]
 
 
@@ -39,9 +40,29 @@ class PrefectServer:
         """Ask something; the answer as JSON, None where there is none."""
         data = json.dumps(body).encode()
         request = Request(f"{self.api}{path}", data, {"Content-Type": "application/json"}, method="POST")  # noqa: S310
-        with urlopen(request, timeout=30) as answer:  # noqa: S310  (our own on loopback)
-            text = answer.read()
-        return json.loads(text) if text else None
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with urlopen(request, timeout=BUSY_SECONDS) as answer:  # noqa: S310  (our own on loopback)
+                    text = answer.read()
+            except HTTPError as error:
+                # Its database was busy; Prefect's own clients ask again as well.
+                with error:
+                    if error.code != 503 or time.monotonic() > until:
+                        raise
+                time.sleep(0.5)
+            else:
+                return json.loads(text) if text else None
+
+    def resume(self, flow_run_id: str, run_input: Json) -> None:
+        """Answer a flow run that is paused."""
+
+        def accepted() -> bool:
+            answer = self.post(f"/flow_runs/{flow_run_id}/resume", {"run_input": run_input})
+            assert isinstance(answer, dict)
+            return answer["status"] == "ACCEPT"
+
+        wait_for(accepted, "the answer is accepted", BUSY_SECONDS)
 
     def rows(self, path: str, body: object) -> list[dict[str, object]]:
         """A list of tables."""

@@ -198,17 +198,13 @@ def test_a_cutover_waits_for_an_approval_which_prefect_or_the_ledger_may_give(wo
     wait_for(lambda: world.prefect.state(flow_run) == "PAUSED", "it waits for an approval", PATIENCE)
     assert world.decisions() == [("requested", world.operator)]
     # Whoever asked cannot approve; it is asked again.
-    world.prefect.post(
-        f"/flow_runs/{flow_run}/resume", {"run_input": {"answer": "approve", "by": world.operator}}
-    )
+    world.prefect.resume(flow_run, {"answer": "approve", "by": world.operator})
     wait_for(lambda: world.pauses(flow_run) == 2, "it waits once more", PATIENCE)
     assert world.prefect.state(flow_run) == "PAUSED"
     assert world.decisions() == [("requested", world.operator)]
     assert world.says_blue()
     # Somebody else answers on the page, and the ledger has it.
-    world.prefect.post(
-        f"/flow_runs/{flow_run}/resume", {"run_input": {"answer": "approve", "by": "ada", "comment": "go"}}
-    )
+    world.prefect.resume(flow_run, {"answer": "approve", "by": "ada", "comment": "go"})
     wait_for(lambda: world.pauses(flow_run) == 3, "it waits for the second approval", PATIENCE)
     assert world.decisions() == [("requested", world.operator), ("approved", "ada")]
     # The ledger answers, and the pause ends by itself.
