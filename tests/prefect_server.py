@@ -38,21 +38,18 @@ class PrefectServer:
 
     def post(self, path: str, body: object) -> object:
         """Ask something; the answer as JSON, None where there is none."""
-        data = json.dumps(body).encode()
-        request = Request(f"{self.api}{path}", data, {"Content-Type": "application/json"}, method="POST")  # noqa: S310
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                with urlopen(request, timeout=BUSY_SECONDS) as answer:  # noqa: S310  (our own on loopback)
-                    text = answer.read()
-            except HTTPError as error:
-                # Its database was busy; Prefect's own clients ask again as well.
-                with error:
-                    if error.code != 503 or time.monotonic() > until:
-                        raise
-                time.sleep(0.5)
-            else:
-                return json.loads(text) if text else None
+        return _ask(
+            Request(  # noqa: S310  (our own on loopback)
+                f"{self.api}{path}",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+                method="POST",
+            )
+        )
+
+    def get(self, path: str) -> object:
+        """Read something."""
+        return _ask(Request(f"{self.api}{path}"))  # noqa: S310
 
     def resume(self, flow_run_id: str, run_input: Json) -> None:
         """Answer a flow run that is paused."""
@@ -60,7 +57,7 @@ class PrefectServer:
         def accepted() -> bool:
             answer = self.post(f"/flow_runs/{flow_run_id}/resume", {"run_input": run_input})
             assert isinstance(answer, dict)
-            return answer["status"] == "ACCEPT"
+            return str(answer["status"]) == "ACCEPT"
 
         wait_for(accepted, "the answer is accepted", BUSY_SECONDS)
 
@@ -120,18 +117,38 @@ class PrefectServer:
         self.post(f"/deployments/{self._deployment(flow)}/pause_deployment", {})
 
     def _deployment(self, flow: str) -> str:
-        with urlopen(f"{self.api}/deployments/name/{flow}/default", timeout=30) as answer:  # noqa: S310
-            return str(json.loads(answer.read())["id"])
+        return _field(self.get(f"/deployments/name/{flow}/default"), "id")
 
     def states(self, flow_run_id: str) -> list[str]:
         """The types of all states that a flow run has had."""
-        with urlopen(f"{self.api}/flow_run_states/?flow_run_id={flow_run_id}", timeout=30) as answer:  # noqa: S310
-            return [str(state["type"]) for state in json.loads(answer.read())]
+        found = self.get(f"/flow_run_states/?flow_run_id={flow_run_id}")
+        assert isinstance(found, list)
+        return [_field(state, "type") for state in found]
 
     def state(self, flow_run_id: str) -> str:
         """``COMPLETED``, ``PAUSED`` and so on."""
-        with urlopen(f"{self.api}/flow_runs/{flow_run_id}", timeout=30) as answer:  # noqa: S310
-            return str(json.loads(answer.read())["state_type"])
+        return _field(self.get(f"/flow_runs/{flow_run_id}"), "state_type")
+
+
+def _field(table: object, name: str) -> str:
+    assert isinstance(table, dict), table
+    return str(table[name])
+
+
+def _ask(request: Request) -> object:
+    """The answer as JSON.  While Prefect's database is busy it says 503, and its own clients ask again as well."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            with urlopen(request, timeout=BUSY_SECONDS) as answer:  # noqa: S310
+                text = answer.read()
+        except HTTPError as error:
+            with error:
+                if error.code != 503 or time.monotonic() > until:
+                    raise
+            time.sleep(0.5)
+        else:
+            return json.loads(text) if text else None
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
