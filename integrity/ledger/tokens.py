@@ -16,6 +16,7 @@ from integrity.errors import ConfigurationError, Refused
 from integrity.ledger import audit
 from integrity.ledger.database import reading, repeated, writing
 from integrity.ledger.review_models import ReviewToken, Role
+from integrity.ledger.schema import require_known
 
 _SHAPE: Final = re.compile(r"greenfly_([0-9a-f]{12})_([A-Za-z0-9_-]{43})", re.ASCII)
 _NOBODY: Final = hashlib.sha256(b"").hexdigest()
@@ -118,8 +119,12 @@ def read_tokens(engine: Engine) -> list[TokenRecord]:
 
 @repeated
 def read_token(engine: Engine, number: str) -> TokenRecord | None:
-    """One token by the part of it that is no secret."""
+    """One token by the part of it that is no secret.
+
+    :raises LedgerError: the ledger's schema is another one by now.
+    """
     with reading(engine) as connection:
+        require_known(connection, engine)
         row = connection.execute(select(*_COLUMNS).where(ReviewToken.id == number)).one_or_none()
     return TokenRecord(**row._mapping) if row is not None else None
 

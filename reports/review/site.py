@@ -19,11 +19,9 @@ from starlette.routing import Route
 
 from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused, ServerError
 from integrity.ledger import Ledger
-from integrity.ledger.database import reading
 from integrity.ledger.models import FindingClass, FindingState, Run
 from integrity.ledger.review_models import Role
 from integrity.ledger.reviews import Separate
-from integrity.ledger.schema import require_known
 from integrity.ledger.tokens import TokenRecord, read_token
 from integrity.settings import Settings
 from integrity.version import __version__
@@ -88,8 +86,6 @@ class Site:
         session = self.sessions.find(number, use=use) if number else None
         if number is None or session is None:
             return None
-        with reading(self.ledger.engine) as connection:
-            require_known(connection, self.ledger.engine)
         token = read_token(self.ledger.engine, session.token_id)
         if token is None or not token.holds(datetime.now(UTC)):
             self.sessions.end(number)

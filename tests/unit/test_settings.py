@@ -286,6 +286,7 @@ def test_the_public_view_names_settings_as_a_file_does() -> None:
 
     assert set(shown) == {
         *("source", "target", "replica", "databases", "copy", "snapshot", "big_values", "verify", "rules"),
+        *("scratch", "flows", "metrics", "tracing", "review"),
         *(
             "throttle",
             "sync",
