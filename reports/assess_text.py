@@ -93,7 +93,7 @@ def _parts(row: object) -> str:
     return ", ".join(
         f"{plain_text(part).replace('_', ' ')} {any_text(value)}"
         for part, value in row.items()
-        if value not in _SAYS_NOTHING and not (part == "share" and not value)
+        if value not in _SAYS_NOTHING and not (part == "share" and any_text(value) == "0")
     )
 
 

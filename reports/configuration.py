@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Final
 
 from integrity.settings import Settings, public_view
@@ -39,7 +40,18 @@ def configuration_rows(configuration: Mapping[str, object]) -> ConfigurationRows
                 chosen.append((dotted, shown))
     general = sections.pop(_GENERAL, [])
     rows = {**sections, **({_GENERAL: general} if general else {})}
-    return ConfigurationRows(tuple(chosen), tuple((name, tuple(inner)) for name, inner in rows.items()))
+    return ConfigurationRows(
+        tuple(chosen), tuple((name, tuple(_joined(inner))) for name, inner in rows.items())
+    )
+
+
+def _joined(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Settings of one inner table as one: ``rules.errors`` and ``enabled yes, limit 10``."""
+    for parent, group in groupby(rows, key=lambda row: row[0].rpartition(".")[0]):
+        if parent:
+            yield parent, f"({', '.join(f'{name[len(parent) + 1 :]} {value}' for name, value in group)})"
+        else:
+            yield from group
 
 
 @cache

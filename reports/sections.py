@@ -60,6 +60,8 @@ def sections_of(report: RunReport) -> dict[str, str]:
     elif report.run.kind is RunKind.ASSESS:
         there |= dict.fromkeys(_COMPARED, False) | {"exceptions": bool(report.waivers)}
     titles = _TITLES | (_RENAMED if live is not None else {})
+    if report.copy is None and report.replication is None:
+        titles |= {"counts": "Keys by database and type"}
     return {name: title for name, title in titles.items() if there.get(name, True)}
 
 

@@ -27,6 +27,12 @@ def report_of(greenfly: Greenfly, which: int = -1) -> dict[str, object]:
     return value
 
 
+def dig_list(value: object, *path: str | int) -> list[dict[str, object]]:
+    found = dig(value, *path)
+    assert isinstance(found, list)
+    return found
+
+
 def test_rules_and_collisions_are_reported(blue: Store, green: Store, greenfly: Greenfly) -> None:
     blue.client.mset({f"user:{n}": n for n in range(20)} | {"user:1:tmp": "t", "left": "l"})
     blue.client.mset({"old:1": "from", "new:1": "onto"})
@@ -102,6 +108,14 @@ def test_a_repair_and_what_it_repaired_name_each_other(
     assert dig(before, "verdict", "verdict") == "FAIL"
     assert dig(before, "verdict", "contradictions") == []
     assert dig(before, "repairs", "runs", 0, "run_id") == dig(report, "run", "run_id")
+    assert dig(before, "coverage", "last_recheck_at") is not None
+    assert dig(before, "finding_shapes") is None
+    assert run_here(greenfly, "verify", *servers).exit_code == 0
+    after = report_of(greenfly)
+    assert dig(after, "comparison", "previous_id") == parent
+    assert {"verdict", "findings, repaired missing"} & {
+        row["what"] for row in dig_list(after, "comparison", "changes")
+    }
 
 
 def test_incidents_and_workers_are_reported(start_redis: StartServer, greenfly: Greenfly) -> None:
@@ -123,7 +137,13 @@ def test_incidents_and_workers_are_reported(start_redis: StartServer, greenfly: 
     away = dig(report, "incidents", "away_seconds")
     assert isinstance(away, float)
     assert 0 < away < 60
+    for side in ("source_after", "target_after"):
+        assert dig(report, side, "keys") == 45_000
     held = dig(report, "throttle", 0)
+    over_time = dig(held, "latency", 0, "over_time")
+    assert isinstance(over_time, list)
+    assert len(over_time) > 1
+    assert all(0 < point["mean"] <= point["worst"] for point in over_time)
     assert dig(held, "phase") == "stream"
     waited = dig(held, "waited", "cap on keys")
     assert isinstance(waited, float)
