@@ -121,6 +121,14 @@ THROTTLE_LATE = _metric(
     "phase",
     "side",
 )
+RANGES = _metric("ranges", "Ranges that workers share, by where they are.", "kind", "phase", "state")
+RANGE_WORKERS = _metric("range_workers", "Workers that hold a shared range.", "kind", "phase")
+RANGE_ATTEMPTS = _metric(
+    "range_takeovers",
+    "How often a shared range was begun anew, by whoever holds it or held it.",
+    "kind",
+    "phase",
+)
 FINDINGS = _metric("findings", "Findings of the current runs.", "kind", "class", "state")
 ASSESSMENT = _metric(
     "assessment_checks", "Checks of the newest assessment by what they came to.", "outcome", "severity"

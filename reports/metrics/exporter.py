@@ -28,6 +28,7 @@ from integrity.version import __version__
 from reports.metrics import catalogue as c
 from reports.metrics.counting import FindingCounter
 from reports.metrics.live import put_live
+from reports.metrics.ranges import put_ranges
 from reports.metrics.record import ChainReader
 from reports.metrics.runs import current_runs, put_phases, put_runs, read_runs
 from reports.metrics.sheet import Sheet
@@ -137,6 +138,7 @@ class Exporter(Collector):
         current = current_runs(runs, sheet.now)
         put_runs(sheet, runs)
         put_phases(sheet, engine, current)
+        put_ranges(sheet, engine, current)
         self._findings.put(sheet, ledger, current)
         put_live(sheet, engine, current)
         self._chain.put(sheet, engine, current)

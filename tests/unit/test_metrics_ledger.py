@@ -31,6 +31,9 @@ from integrity.ledger.steps import StepBook
 from integrity.ledger.store import NewFinding
 from integrity.ledger.sync_board import SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Decision, Direction, StepState, SyncState
+from integrity.partition import CursorRange
+from integrity.phases.work import RangeJob
+from integrity.ranges import board
 from integrity.settings import Settings, load_settings
 from integrity.version import __version__
 from reports.metrics import catalogue as c
@@ -172,6 +175,29 @@ def test_what_held_a_phase_back_is_told_by_reason(ledger: Ledger, settings: Sett
     assert sheet.value(c.THROTTLE_WAIT, "verify", "verify", "latency of the source") == 2 * times
     assert sheet.value(c.THROTTLE_WAIT, "verify", "verify", "other") == 3 * times
     assert sheet.value(c.THROTTLE_LATE, "verify", "verify", "other") == 1 * times
+
+
+def test_shared_ranges_are_told_with_who_holds_them(ledger: Ledger, settings: Settings) -> None:
+    run = ledger.start_run(RunKind.VERIFY, settings)
+    jobs = [RangeJob("compare", 0, CursorRange(index, 4, "bits")) for index in range(4)]
+    number = board.lay_out(ledger.engine, run.id, PhaseName.VERIFY, run.owner, {}, jobs)
+    shared = board.find_set(ledger.engine, run.id, PhaseName.VERIFY)
+    assert shared is not None
+    assert board.claim(ledger.engine, shared, 0, "one", "")
+    assert board.claim(ledger.engine, shared, 1, "lost", "")
+    lost = next(view for view in board.look(ledger.engine, number) if view.process == "lost")
+    assert board.free(ledger.engine, lost, keeps_part=False)
+    assert board.claim(ledger.engine, shared, 1, "one", "")
+    done = board.claim(ledger.engine, shared, 2, "two", "")
+    assert done is not None
+    assert board.finish(ledger.engine, done, {}, 10, 100)
+    sheet = told(settings)
+    states = {state: sheet.value(c.RANGES, "verify", "verify", state) for state in ("open", "held", "done")}
+    assert states == {"open": 1, "held": 2, "done": 1}
+    assert sheet.value(c.RANGE_WORKERS, "verify", "verify") == 1
+    assert sheet.value(c.RANGE_ATTEMPTS, "verify", "verify") == 1
+    lose(ledger, run)
+    assert told(settings).value(c.RANGES, "verify", "verify", "open") is None
 
 
 def test_findings_are_counted_by_class_and_state(ledger: Ledger, settings: Settings) -> None:
