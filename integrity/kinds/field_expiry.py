@@ -9,7 +9,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from xxhash import xxh3_64_intdigest
 
@@ -29,6 +32,8 @@ FARTHEST_SECONDS: Final = (1 << 28) - 1
 """How far ahead Dragonfly lets the expiry of a field lie."""
 _SOON_MS: Final = 5000
 """A time nearer than this may have passed when the command arrives."""
+_CLOCK_SECONDS: Final = 1.0
+"""For so long a server's clock is reckoned from what it told last."""
 
 
 def unknown_command(reply: Reply) -> bool:
@@ -122,14 +127,27 @@ class FieldExpiries:
         return fields[order], times[order]
 
 
+@dataclass(slots=True)
+class _Asked:
+    """What the server at the other end of a connection has told; as long as that stands, it is the same process."""
+
+    command: bytes | None = None
+    """That sets expiries of fields; empty where it knows none."""
+    clock_ms: int = 0
+    clock_at: float = -inf
+    """When it told its clock, by our own."""
+
+
+_asked: Final[WeakKeyDictionary[Connection, _Asked]] = WeakKeyDictionary()
+
+
 class ExpiryWriter:
     """Sets field expiries with the command that the target knows: HPEXPIREAT, or HSETEX with the values once more."""
 
     def __init__(self, writer: PieceWriter, key: bytes) -> None:
         self._writer = writer
         self._key = key
-        self._command: bytes | None = None
-        """Empty where the target knows neither."""
+        self._server = _asked.setdefault(writer.target, _Asked())
         self._unknown = 0
         self._too_late = 0
 
@@ -146,30 +164,26 @@ class ExpiryWriter:
             )
         return tuple(lost)
 
-    def write(self, pairs: Sequence[bytes], expiries: Sequence[int]) -> None:
-        """Set the expiries of the fields in *pairs*.
+    def commands(self, pairs: Sequence[bytes], expiries: Sequence[int]) -> list[bytes]:
+        """The packed commands that set the expiries of the fields in *pairs*, to be sent behind their values.
 
-        :raises WriteRefused: the target refused one.
+        :raises WriteRefused: the target refused something before them.
         """
         by_time: dict[int, list[int]] = {}
         for position, time in enumerate(expiries):
             if time != NONE:
                 by_time.setdefault(time, []).append(position)
         if not by_time:
-            return
-        if self._command is None:
-            self._command = self._known_command()
-        if not self._command:
+            return []
+        if self._server.command is None:
+            self._server.command = self._known_command()
+        if not self._server.command:
             self._unknown += sum(map(len, by_time.values()))
-        elif self._command == b"HPEXPIREAT":
-            self._writer.send(
-                [self._expire_at(time, positions, pairs) for time, positions in by_time.items()]
-            )
-        else:
-            now = self._clock()
-            self._writer.send(
-                [self._set_with(time, now, positions, pairs) for time, positions in by_time.items()]
-            )
+            return []
+        if self._server.command == b"HPEXPIREAT":
+            return [self._expire_at(time, positions, pairs) for time, positions in by_time.items()]
+        now = self._clock()
+        return [self._set_with(time, now, positions, pairs) for time, positions in by_time.items()]
 
     def _known_command(self) -> bytes:
         """Asked without arguments, which changes nothing: a server that knows the command asks for them."""
@@ -180,10 +194,14 @@ class ExpiryWriter:
         return b""
 
     def _clock(self) -> int:
-        reply = self._writer.try_command(b"TIME")
-        if isinstance(reply, ErrorReply):
-            raise WriteRefused(reply)
-        return clock_ms(reply)
+        server, now = self._server, monotonic()
+        if now - server.clock_at > _CLOCK_SECONDS:
+            reply = self._writer.try_command(b"TIME")
+            if isinstance(reply, ErrorReply):
+                raise WriteRefused(reply)
+            # Its clock was read no earlier than our own was: what is reckoned from that is never behind.
+            server.clock_ms, server.clock_at = clock_ms(reply), now
+        return server.clock_ms + int((now - server.clock_at) * 1000)
 
     def _expire_at(self, time: int, positions: Sequence[int], pairs: Sequence[bytes]) -> bytes:
         fields = [pairs[2 * i] for i in positions]

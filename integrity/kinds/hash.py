@@ -77,8 +77,8 @@ class HashKind:
             expiring = ExpiryWriter(writer, key)
             for piece in pieces:
                 pairs = elements_of(piece.content)
-                writer.send([pack(b"HSET", key, *part) for part in chunks(pairs, 2)])
-                expiring.write(pairs, piece.expiries)
+                expiries = expiring.commands(pairs, piece.expiries)
+                writer.send([*(pack(b"HSET", key, *part) for part in chunks(pairs, 2)), *expiries])
         return expiring.lost
 
 

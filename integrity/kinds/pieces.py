@@ -172,7 +172,7 @@ class PieceWriter:
     """
 
     def __init__(self, target: Connection) -> None:
-        self._target = target
+        self.target = target
         self._waiting = 0
 
     def __enter__(self) -> Self:
@@ -184,7 +184,7 @@ class PieceWriter:
         if error is None:
             self.settle()
         elif isinstance(error, Exception) and not isinstance(error, ServerError):
-            self._target.receive_many(self._waiting)
+            self.target.receive_many(self._waiting)
 
     def send(self, commands: Sequence[bytes]) -> None:
         """Send packed commands.
@@ -192,7 +192,7 @@ class PieceWriter:
         :raises WriteRefused: one of the commands before them was answered with an error.
         """
         self.settle()
-        self._target.send(b"".join(commands))
+        self.target.send(b"".join(commands))
         self._waiting = len(commands)
 
     def settle(self) -> None:
@@ -201,14 +201,14 @@ class PieceWriter:
         :raises WriteRefused: one of them is an error.
         """
         waiting, self._waiting = self._waiting, 0
-        for reply in self._target.receive_many(waiting):
+        for reply in self.target.receive_many(waiting):
             if isinstance(reply, ErrorReply):
                 raise WriteRefused(reply)
 
     def try_command(self, *arguments: bytes) -> Reply:
         """One command, whose error is for the caller to deal with."""
         self.settle()
-        return self._target.exchange([pack(*arguments)])[0]
+        return self.target.exchange([pack(*arguments)])[0]
 
 
 def chunks(flat: Sequence[bytes], width: int) -> Iterable[Sequence[bytes]]:

@@ -25,7 +25,7 @@ from integrity.snapshot.walk import Damage
 from integrity.transfer.place import rename, set_expiry
 from integrity.transfer.rewrite import ENDS_THE_RUN
 from integrity.transfer.temporary import TemporaryNames
-from integrity.wire import Connection
+from integrity.wire import Connection, pack
 
 _SLOT: Final = 0
 
@@ -70,14 +70,13 @@ class BigRestorer:
         :raises Damage: the body is not the one of the manifest; nothing is left of it.
         :raises ServerError: the target is lost, full, read-only or refuses this user.
         """
-        if not self._replace and self._target.command(b"EXISTS", name):
+        temporary = self._names.name(_SLOT, name)
+        there, now_ms = self._prepare(name, temporary)
+        if there and not self._replace:
             _drain(pieces)
             return Outcome("kept")
-        temporary = self._names.name(_SLOT, name)
-        # Whoever was killed may have left it.
-        self._target.command(b"UNLINK", temporary)
         try:
-            return self._write(row, name, temporary, pieces)
+            return self._write(row, name, temporary, pieces, now_ms)
         except (WriteRefused, MalformedBody) as error:
             self._target.command(b"UNLINK", temporary)
             if isinstance(error, WriteRefused):
@@ -91,9 +90,20 @@ class BigRestorer:
             self._target.command(b"UNLINK", temporary)
             raise
 
-    def _write(self, row: ManifestRow, name: bytes, temporary: bytes, pieces: Iterable[Piece]) -> Outcome:
+    def _prepare(self, name: bytes, temporary: bytes) -> tuple[bool, int]:
+        """Whether the target has the key, and its clock; whoever was killed may have left the temporary key."""
+        names = (b"EXISTS", b"UNLINK", b"TIME")
+        commands = (pack(names[0], name), pack(names[1], temporary), pack(names[2]))
+        replies = self._target.exchange([*commands])
+        for command, reply in zip(names, replies, strict=True):
+            if isinstance(reply, ErrorReply):
+                raise self._target.error_for(reply, command.decode())
+        return bool(replies[0]), clock_ms(replies[2])
+
+    def _write(
+        self, row: ManifestRow, name: bytes, temporary: bytes, pieces: Iterable[Piece], now_ms: int
+    ) -> Outcome:
         kind = KINDS[row.kind.encode()]
-        now_ms = clock_ms(self._target.command(b"TIME"))
         lost = kind.write(self._target, temporary, (without_due(piece, now_ms) for piece in pieces))
         if lost and kind is not STREAM and not self._incomplete:
             self._target.command(b"UNLINK", temporary)
