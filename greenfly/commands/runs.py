@@ -150,7 +150,8 @@ def show(
         age = human_seconds((f.last_seen_at - f.first_seen_at).total_seconds())
         typer.echo(
             f"    {f.finding_class.value:<12} {f.state.value:<9} db {f.database}  {key_text(f.key)}  "
-            f"{plain_text(f.detail)}  (seen {f.times_seen}×, first {f.first_seen_at:%Y-%m-%d %H:%M} UTC, {age} until last seen)"
+            f"{plain_text(f.detail)}  (seen {f.times_seen}×, first {f.first_seen_at:%Y-%m-%d %H:%M} UTC, "
+            f"{age} until last seen)"
         )
 
 

@@ -335,7 +335,9 @@ class Follower:
             "direction": self.link.direction.value,
         }
         self._handle.event("sync.gap", payload)
-        self._progress.say(f"Changes may have gone unseen: {reason.rstrip('.')}. Everything will be compared.")
+        self._progress.say(
+            f"Changes may have gone unseen: {reason.rstrip('.')}. Everything will be compared."
+        )
 
     def take_the_rest(self) -> datetime:
         """Take in what is left of a feed whose server is dead; the moment (UTC) up to which changes are known."""
