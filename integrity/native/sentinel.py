@@ -84,13 +84,6 @@ class Sentinels:
         """
         self._delete(self._source)
 
-    def remove_from_green(self) -> None:
-        """Delete what is left of them on green, which must not be a replica any more.
-
-        :raises ServerError: green is lost, or refuses.
-        """
-        self._delete(self._target)
-
     def give_up(self) -> None:
         """Delete them from blue if that can be done; else they expire."""
         with suppress(ServerError):

@@ -134,7 +134,7 @@ class ReplicatePhase:
             self._take_back(link, left)
         if first.green.keys:
             self._progress.say(
-                f"Replication empties green: {plural(first.green.keys, 'key')} there are lost."
+                f"Replication empties green as soon as blue sends: it loses {plural(first.green.keys, 'key')}."
             )
         attached = self._attach(link, servers, first.green.keys)
         return attached, self._course(link, FullSyncs(first, attached=False), meter)
@@ -234,7 +234,8 @@ class ReplicatePhase:
         lost = forget_lent(link.target, attached.lent)
         if lost:
             self._progress.say(
-                f"Green's {' and '.join(lost)} had been set before an earlier run changed them, and are empty now."
+                f"Green's {' and '.join(lost)} had been set before an earlier run changed that, which ended without "
+                "putting it back: empty now. Set it again where it is needed."
             )
 
     def _explained(self, error: ReplicationFailed, servers: Servers) -> ReplicationFailed:

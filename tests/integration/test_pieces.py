@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from time import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,8 +15,9 @@ from redis import Redis
 from integrity.endpoint import Endpoint
 from integrity.kinds import HASH, KINDS, STREAM, Kind
 from integrity.kinds.hyperloglog import LONGEST
-from integrity.kinds.pieces import Hasher, PieceSize, ValueChanged
+from integrity.kinds.pieces import Hasher, Piece, PieceSize, ValueChanged
 from integrity.kinds.stream import StreamHasher
+from integrity.native.state import unknown_commands
 from integrity.wire import Connection, argument
 from tests import oracle
 from tests.engine import endpoint
@@ -180,6 +182,21 @@ def assert_equal(source: Store, target: Store, written: bytes, lost: tuple[str, 
         assert ours_.same(theirs_)
     else:
         assert ours_ == theirs_
+
+
+@pytest.mark.dragonfly
+def test_a_connection_is_asked_once_how_expiries_of_fields_are_written(green_dragonfly: Store) -> None:
+    farther = int(time() * 1000) + 100_000
+    with endpoint("target", green_dragonfly.url).connect("test") as connection:
+        before = unknown_commands(connection).get("HPEXPIREAT", 0)
+        for key in (b"first", b"second", b"third"):
+            piece = Piece([b"field", b"value"], expiries=(farther,))
+            assert HASH.write(connection, key, iter([piece])) == ()
+        assert unknown_commands(connection)["HPEXPIREAT"] == before + 1
+    with Raw(green_dragonfly.url) as raw:
+        for name in ("first", "second", "third"):
+            (time_ms,) = as_list(raw("HPEXPIRETIME", name, "FIELDS", 1, "field"))
+            assert abs(as_int(time_ms) - farther) <= 1000
 
 
 @pytest.mark.parametrize(("from_", "onto", "name"), WAYS)
