@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from integrity.assess.model import Check, Severity
-from integrity.assess.usage_options import look_dropped, look_expiry_range, look_options
+from integrity.assess.usage_options import look_dropped, look_expiry_range, look_fatal, look_options
 from integrity.assess.usage_unknown import look_administration, look_errors, look_subcommands, look_unknown
 from integrity.strategy import Strategy
 
@@ -25,6 +25,7 @@ CHECKS: Final = (
     ),
     Check("commands.options", "Options that the target does not take", Severity.WARNING, look_options),
     Check("commands.expiry-range", "Expiries further away than 8.5 years", Severity.INFO, look_expiry_range),
+    Check("commands.fatal", "Commands that end the target's process", Severity.WARNING, look_fatal),
     Check("commands.errors", "Errors that applications get already", Severity.INFO, look_errors),
     Check(
         "native.dropped-commands",

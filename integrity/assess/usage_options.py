@@ -114,6 +114,28 @@ def look_expiry_range(subject: Subject) -> Finding:
     )
 
 
+def look_fatal(subject: Subject) -> Finding:
+    """Commands that end the target's process; seen on Dragonfly 1.40.1, and later ones were not at hand."""
+    if subject.target_identity.engine != "dragonfly":
+        return not_applicable("No command is known to end the target's process.")
+    uses = used_commands(subject.source_info)
+    if not uses:
+        return no_counts(Severity.WARNING)
+    # Where the source counts no subcommands, any XGROUP may have been the one.
+    used = tuple(use.name for use in uses if use.name in {"xgroup", "xgroup|create"})
+    if not used:
+        return passed("No command is used that is known to end the target's process.")
+    return found(
+        Severity.WARNING,
+        "Dragonfly 1.40.1 aborts, with all that it holds in memory, on XGROUP CREATE … MKSTREAM where the key exists "
+        "and is no stream; Redis answers WRONGTYPE.",
+        "Make sure that names of streams are used for nothing else, have snapshots and a replica of the target, and "
+        "look whether a later Dragonfly has mended it.",
+        items=used,
+        calls={use.name: use.calls for use in uses if use.name in used},
+    )
+
+
 def look_dropped(subject: Subject) -> Finding:
     """Writes that do not survive the replication stream."""
     if subject.target_identity.engine != "dragonfly":

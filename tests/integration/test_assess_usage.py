@@ -11,6 +11,7 @@ from time import monotonic, sleep
 
 import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from integrity.assess.command_table import CommandTable
@@ -293,6 +294,22 @@ def test_far_expiries_matter_only_on_dragonfly(
     fresh.client.expireat("k", 4_000_000_000)
     assert found("commands.expiry-range", fresh, green_dragonfly).items == ("expireat",)
     assert found("commands.expiry-range", fresh, green_redis).outcome is Outcome.NOT_APPLICABLE
+
+
+@dragonfly
+def test_a_command_that_ends_a_dragonfly_is_told(
+    fresh: Store, start_dragonfly: StartDragonfly, green_redis: Store
+) -> None:
+    green = start_dragonfly()
+    assert found("commands.fatal", fresh, green).outcome is Outcome.PASSED
+    fresh.client.xgroup_create("stream", "group", mkstream=True)
+    assert set(found("commands.fatal", fresh, green).items) <= {"xgroup", "xgroup|create"}
+    assert found("commands.fatal", fresh, green).severity is Severity.WARNING
+    assert found("commands.fatal", fresh, green_redis).outcome is Outcome.NOT_APPLICABLE
+
+    green.client.set("text", "v")
+    with pytest.raises(RedisConnectionError):
+        green.client.xgroup_create("text", "group", mkstream=True)
 
 
 # -- clients ---------------------------------------------------------------------------------------------------------

@@ -186,6 +186,8 @@ def test_names_what_several_clients_change_at_once(green: Store) -> None:
         case
         for case in (*COMMON, *SCRIPTS)
         if not any(name.startswith(("BL", "BR", "BZ")) for name in case.commands)
+        # Where another client has made that key something else meanwhile, it ends a Dragonfly (commands.fatal).
+        and not any("MKSTREAM" in call or b"MKSTREAM" in call for call in case.calls)
     ]
     rng = Random(11)
     with Raw(green.url) as raw, closing(MonitorFeed.open(endpoint(green))) as feed:
