@@ -99,9 +99,8 @@ class PrefectServer:
         """Whether it is there by now."""
         try:
             return bool(self._deployment(flow))
-        except HTTPError as error:
-            with error:
-                return False
+        except HTTPError:
+            return False
 
     def run_deployment(self, flow: str, parameters: Json) -> str:
         """Start a deployment now; the flow run's id."""

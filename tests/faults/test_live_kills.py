@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import pytest
 
+from greenfly.demo.servers import find_dragonfly
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.conductor_process import Order
 from tests.faults.moved_application import MovedApplication, Side, moved_application, settle
@@ -173,6 +174,10 @@ MOST_SECONDS_DRAGONFLY: Final = 13.0
 """The same with the rollback's budget (10 s): what MONITOR named is compared as a whole."""
 
 
+@pytest.mark.skipif(
+    find_dragonfly() is not None and not ALL,
+    reason="it runs on Dragonfly; GREENFLY_TEST_LIVE_KILLS=all runs it with a Redis as green too",
+)
 def test_a_kill_at_every_step_is_ended_by_the_sync_process(app: MovedApplication) -> None:
     _Kills(app, (0, 1, 2, 3) if ALL else _IN_SHORT).run()
     finish(app, "redis", MOST_SECONDS)

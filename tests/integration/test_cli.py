@@ -39,7 +39,14 @@ COMMANDS = (
     *(("config",), ("config", "show")),
     *(("audit",), *(("audit", name) for name in ("verify", "keygen", "checkpoint", "export"))),
     *(("db",), *(("db", name) for name in ("upgrade", "check", "downgrade"))),
-    *(("serve",), ("flow", "run"), ("flow", "list"), ("metrics",), ("metrics", "serve"), ("metrics", "write")),
+    *(
+        ("serve",),
+        ("flow", "run"),
+        ("flow", "list"),
+        ("metrics",),
+        ("metrics", "serve"),
+        ("metrics", "write"),
+    ),
     *(("review",), *(("review", name) for name in ("list", "approve", "reject", "waive", "token"))),
     *(("assess",), *(("assess", name) for name in ("acl", "rights", "waive", "unwaive", "waivers"))),
 )

@@ -19,6 +19,7 @@ from tests.raw import Raw
 BIG_BYTES: Final = 256 * 1024
 """Cases marked as big use more memory than this, all others less."""
 _OVERRIDES: Final = {
+    "assess": {"enabled": False},
     "snapshot": {"enabled": False},
     "big_values": {"threshold_bytes": BIG_BYTES, "piece_bytes": 32 * 1024, "piece_elements": 500},
     "verify": {"recheck_delay": 0.05},

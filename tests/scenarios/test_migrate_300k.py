@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from greenfly.demo.dataset import fill
@@ -34,6 +36,7 @@ def test_20_000_keys_arrive_whole(blue: Store, green: Store, greenfly: Greenfly)
     _move_and_ask_the_oracle(blue, green, greenfly, keys=20_000, timeout=120)
 
 
+@pytest.mark.skipif(os.environ.get("GREENFLY_TEST_BIG") != "1", reason="GREENFLY_TEST_BIG=1 runs it")
 @pytest.mark.dragonfly
 def test_300_000_keys_in_three_databases_arrive_whole(
     blue: Store, green_dragonfly: Store, greenfly: Greenfly

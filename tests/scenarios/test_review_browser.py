@@ -257,7 +257,8 @@ def require_movement(tab: Tab, count: int) -> None:
     until = monotonic() + 40
     while len(seen) <= count and monotonic() < until:
         keys = int(str(tab.run(KEYS_SO_FAR)))
-        if keys not in seen:
+        # 0 is also what a page says that is not there yet.
+        if keys and keys not in seen:
             seen.append(keys)
         tab.pause(0.3)
     assert len(seen) > count, seen
