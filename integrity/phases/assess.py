@@ -59,6 +59,8 @@ class AssessPhase:
             self._progress.say(f"warning   {result.check}: {result.summary}")
         for result in made.waived:
             self._progress.say(f"waived    {result.check}: {result.summary}")
+        if settings.strategy is Strategy.AUTO:
+            self._progress.say(f"strategy  {made.choice.strategy.value}: {' '.join(made.choice.why)}")
         census = made.census
         detail.update(
             choice_to_dict(made.choice)

@@ -268,6 +268,7 @@ def test_auto_takes_the_native_road_where_nothing_is_against_it_and_says_why(
     assert done.exit_code == 0, done.stderr
     chosen = detail(done, "assess")
     assert chosen["strategy"] == "native"
+    assert "native" in done.stderr
     assert chosen["why"]
     assert detail(done, "replicate")["full_syncs"] == 1
 
