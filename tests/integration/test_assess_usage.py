@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from greenfly.demo.process import free_port
 from integrity.assess.command_table import CommandTable
 from integrity.assess.model import Finding, Outcome, Severity
 from integrity.assess.option_probes import PROBES, documented_options, offered_by, try_options
@@ -440,7 +441,9 @@ def test_cluster_commands_matter_only_where_they_succeed(
         send(fresh.client, "CLUSTER", "INFO")
     subject = subject_of(fresh.url, green_dragonfly.url)
     assert look("clients.cluster", subject).outcome is Outcome.PASSED
-    node = start_redis("--cluster-enabled", "yes", "--dir", str(tmp_path))
+    # The bus would take the port 10,000 above, which there may be none of.
+    bus = str(free_port())
+    node = start_redis("--cluster-enabled", "yes", "--cluster-port", bus, "--dir", str(tmp_path))
     send(node.client, "CLUSTER", "INFO")
     clustered = subject_of(fresh.url, green_dragonfly.url)
     clustered.source = endpoint_of(node.url)
