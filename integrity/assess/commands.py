@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from integrity.assess.command_table import CommandTable
-from integrity.endpoint import Endpoint, read_info
-
 _PREFIX: Final = "cmdstat_"
 REPLICATION: Final = frozenset({"psync", "sync", "replconf"})
 """Sent by replicas only."""
@@ -81,23 +78,6 @@ def calls_by_container(uses: list[CommandUse]) -> dict[str, int]:
         if use.calls:
             calls[use.container] = calls.get(use.container, 0) + use.calls
     return calls
-
-
-def unknown_commands(used_on: Endpoint, known_by: Endpoint) -> list[CommandUse]:
-    """Commands used on the one server that the other does not know at all, the most used first.
-
-    Without subcommands, and without what replicas, tools and assessments send.
-
-    :raises ServerError: a server cannot be asked.
-    """
-    known = CommandTable.read(known_by)
-    with used_on.connect("assess") as connection:
-        uses = used_commands(read_info(connection, b"commandstats"))
-    return [
-        CommandUse(name, calls)
-        for name, calls in sorted(calls_by_container(uses).items(), key=lambda item: (-item[1], item[0]))
-        if known.find(name) is None and name not in REPLICATION | MIGRATION_TOOLS | OWN
-    ]
 
 
 def _count(text: str | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -57,11 +56,6 @@ class Nodes:
         if connection is not None:
             with suppress(OSError):
                 connection.close()
-
-    def keep_only(self, places: Collection[Place]) -> None:
-        """Close what leads to other nodes."""
-        for place in set(self._open) - set(places):
-            self.drop(place)
 
     def select(self, database: int) -> None:
         """Make another database the current one of every connection.

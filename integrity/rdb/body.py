@@ -45,11 +45,6 @@ class Body:
         """Bytes that were taken from the chunks and not handed out yet; all of the newest chunk."""
         return len(self._buffer) - self._at
 
-    def is_compressed(self) -> bool:
-        """Whether the next string is compressed; it stays the next one."""
-        self._need(1)
-        return self._buffer[self._at] == _COMPRESSED
-
     def length(self) -> int:
         """The next number."""
         at = self._at

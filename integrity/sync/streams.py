@@ -131,18 +131,6 @@ class KnownStreams:
         return found
 
 
-def stream_states(connection: Connection, keys: Sequence[bytes]) -> list[StreamState | None]:
-    """The state of each stream; None where there is none.
-
-    Two round trips for all of them, and one more for every further thousand pending entries of a group.
-
-    :raises ServerError: the server refuses, or answers in an unknown shape.
-    """
-    question = _Question(connection, keys)
-    question.ask_groups()
-    return question.states()
-
-
 class _Question:
     """The states of some streams, asked of one server in two goes, so that another can be asked meanwhile."""
 
