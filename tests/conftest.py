@@ -159,6 +159,8 @@ def _empty(server: RunningServer) -> Iterator[Store]:
         # FLUSHALL leaves function libraries, and an assessment finds them; 6.2 knows none.
         with suppress(ResponseError):
             store.client.function_flush()
+        # An assessment asks which commands applications have used, and means those of this test alone.
+        store.client.config_resetstat()
         yield store
 
 
