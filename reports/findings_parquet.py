@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -52,7 +51,6 @@ class ParquetTable:
         self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_bytes = 0
-        self.rows = 0
 
     def take(self, batch: FindingBatch) -> None:
         """More rows."""
@@ -78,7 +76,6 @@ class ParquetTable:
         arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
         self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
         self._waiting_bytes += self._waiting[-1].nbytes
-        self.rows += len(batch)
         if sum(waiting.num_rows for waiting in self._waiting) >= _ROWS_PER_GROUP or (
             self._waiting_bytes >= _BYTES_PER_GROUP
         ):
@@ -98,11 +95,3 @@ class ParquetTable:
         if error is None:
             self._flush()
         self._writer.close()
-
-
-def write_parquet(findings: Iterable[FindingBatch], path: Path) -> int:
-    """Write the table, a group of rows at a time, and return the number of rows."""
-    with ParquetTable(path) as table:
-        for batch in findings:
-            table.take(batch)
-        return table.rows

@@ -83,13 +83,6 @@ class CsvTable:
         self._file.close()
 
 
-def write_csv(findings: Iterable[FindingBatch], path: Path) -> None:
-    """Write the table."""
-    with CsvTable(path) as table:
-        for batch in findings:
-            table.take(batch)
-
-
 def safe_key_text(text: str) -> str:
     """A key's text with every character escaped that a spreadsheet could take for a formula's beginning."""
     return _FORMULA.sub(lambda match: escape_bytes(match[0]), text)

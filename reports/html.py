@@ -6,7 +6,7 @@ The file is written piece by piece, so that its findings are never in memory all
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -17,6 +17,7 @@ from integrity.ledger import Ledger
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from reports import display
 from reports.assess_text import evidence_rows
+from reports.beside import Beside
 from reports.charts import findings_by_class, histogram, keys_by_type, throughput
 from reports.configuration import configuration_rows
 from reports.course import CopyView
@@ -34,9 +35,12 @@ from reports.shape_charts import latency_charts, ranges_map, shape_charts
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-FINDINGS_PER_CLASS: Final = 2_000
+FINDINGS_SHOWN: Final = 2_000
+"""Of all classes together: more makes a page that no browser likes and nobody reads."""
 REPAIRS_SHOWN: Final = 2_000
 INCIDENTS_SHOWN: Final = 100
+EVENTS_SHOWN: Final = 1_000
+"""Of the audit events half of them from the beginning, half from the end."""
 KEY_BYTES_SHOWN: Final = 1_000
 """Of a longer key the beginning is shown; the JSON and CSV files hold it whole."""
 
@@ -58,8 +62,20 @@ class ShownKey:
     left_out: int
 
 
-def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str, csv_name: str) -> None:
-    """Write the page; *json_name* and *csv_name* are the files beside it."""
+def write_html(
+    ledger: Ledger,
+    report: RunReport,
+    path: Path,
+    *,
+    json_name: str | None = None,
+    csv_name: str | None = None,
+    parquet_name: str | None = None,
+) -> None:
+    """Write the page.
+
+    :param json_name: the file beside it that has all facts; None where there is none, and so with the other names.
+    """
+    shares = _shares(report.finding_counts)
     template = _environment().get_template("report.html.jinja")
     stream = template.stream(
         report=report,
@@ -76,15 +92,18 @@ def write_html(ledger: Ledger, report: RunReport, path: Path, *, json_name: str,
         found_by_class={row.finding_class: row.total for row in report.finding_counts},
         classes=findings_by_class(report.finding_counts),
         totals=_totals(report.counts),
-        finding_classes=(_finding_class(ledger, report, row) for row in report.finding_counts),
+        finding_classes=(
+            _finding_class(ledger, report, row, shares[row.finding_class]) for row in report.finding_counts
+        ),
+        findings_shown=sum(shares.values()),
         repair_rows=all_repairs(ledger, report.run.run_id, REPAIRS_SHOWN),
         action_meaning=ACTION_MEANING,
         repairs_shown=REPAIRS_SHOWN,
         incidents_shown=INCIDENTS_SHOWN,
         state_meaning=STATE_MEANING,
         open_findings=sum(row.by_state.get(FindingState.OPEN, 0) for row in report.finding_counts),
-        json_name=json_name,
-        csv_name=csv_name,
+        events=_events(report.timeline),
+        beside=Beside(report.run.run_id, json_name, csv_name, parquet_name),
     )
     stream.enable_buffering(64)
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -148,8 +167,25 @@ def _histograms(report: RunReport) -> tuple[Chart, ...]:
     return tuple(map(histogram, census.histograms)) if census is not None else ()
 
 
-def _finding_class(ledger: Ledger, report: RunReport, row: FindingCount) -> FindingClassView:
-    shown = min(row.total, FINDINGS_PER_CLASS)
+def _shares(rows: Sequence[FindingCount]) -> dict[FindingClass, int]:
+    """How many findings of each class the page shows: what one class does not need is left to the others."""
+    shares, left = {}, FINDINGS_SHOWN
+    ordered = sorted(rows, key=lambda row: row.total)
+    for index, row in enumerate(ordered):
+        shares[row.finding_class] = min(row.total, max(1, left // (len(ordered) - index)))
+        left -= shares[row.finding_class]
+    return shares
+
+
+def _events(timeline: Sequence[EventView]) -> tuple[tuple[EventView, ...], tuple[EventView, ...]]:
+    """The events before and after those that the page leaves out."""
+    if len(timeline) <= EVENTS_SHOWN:
+        return tuple(timeline), ()
+    half = EVENTS_SHOWN // 2
+    return tuple(timeline[:half]), tuple(timeline[-half:])
+
+
+def _finding_class(ledger: Ledger, report: RunReport, row: FindingCount, shown: int) -> FindingClassView:
     holder = holder_of(report, row.finding_class)
     return FindingClassView(row, shown, first_findings(ledger, holder, row.finding_class, shown))
 

@@ -96,15 +96,6 @@ class JsonReport:
         self._file.close()
 
 
-def write_json(
-    report: RunReport, findings: Iterable[FindingBatch], repairs: Iterable[RepairView], path: Path
-) -> None:
-    """Write the report with all repairs and findings, a batch of them at a time."""
-    with JsonReport(report, repairs, path) as file:
-        for batch in findings:
-            file.take(batch)
-
-
 def _finding_lines(batch: FindingBatch) -> Iterator[str]:
     """Findings as JSON objects; ``hex`` is the key exactly, ``text`` can be turned back into it."""
     digests = batch.digests

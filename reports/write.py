@@ -97,7 +97,7 @@ def write_report(
         # The ledger keeps paths as text; a name it cannot hold is refused before anything is written.
         str(directory.resolve()).encode("utf-8")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_all(ledger, report, temporary)
+        write_forms(ledger, report, temporary, _NAMES)
         for each, path in files.written.items():
             os.replace(temporary[each], path)
         for each, path in files.written.items():
@@ -115,19 +115,42 @@ def write_report(
     return files
 
 
-def _write_all(ledger: Ledger, report: RunReport, paths: Mapping[ReportFormat, Path]) -> None:
+def write_forms(
+    ledger: Ledger,
+    report: RunReport,
+    paths: Mapping[ReportFormat, Path],
+    names: Mapping[ReportFormat, str] | None = None,
+) -> int:
+    """Write a report in the forms that *paths* names, and return the number of its findings.
+
+    Findings are read once for all files that hold them; of a page alone none are counted.
+
+    :param names: what the files will be called, where that is not what they are called now.
+    :raises LedgerError: the ledger cannot be read.
+    :raises OSError: a file cannot be written.
+    """
     from reports.findings import reported_findings
     from reports.html import write_html
 
+    called = {each: (names or {}).get(each, path.name) for each, path in paths.items()}
     if ReportFormat.HTML in paths:
         # The page names the files that hold what it leaves out.
-        write_html(ledger, report, paths[ReportFormat.HTML], json_name=JSON_NAME, csv_name=CSV_NAME)
+        write_html(
+            ledger,
+            report,
+            paths[ReportFormat.HTML],
+            json_name=called.get(ReportFormat.JSON),
+            csv_name=called.get(ReportFormat.CSV),
+            parquet_name=called.get(ReportFormat.PARQUET),
+        )
+    findings = 0
     with ExitStack() as stack:
         sinks = list(_sinks(ledger, report, paths, stack))
-        # Findings are read once for all files.
         for batch in reported_findings(ledger, report, PAGE) if sinks else ():
+            findings += len(batch)
             for sink in sinks:
                 sink.take(batch)
+    return findings
 
 
 def _sinks(

@@ -315,23 +315,13 @@ def write_reports(ledger: Ledger, run_id: str, folder: Path) -> int:
     """The report and the findings of a bundle; returns the number of findings."""
     from integrity.audit import names
     from reports.build import build_report
-    from reports.findings import reported_findings
-    from reports.findings_parquet import write_parquet
-    from reports.findings_table import write_csv
-    from reports.html import write_html
-    from reports.json_report import write_json
-    from reports.repairs import all_repairs
-    from reports.write import PAGE
+    from reports.write import ReportFormat, write_forms
 
-    report = build_report(ledger, run_id)
-    write_html(
-        ledger,
-        report,
-        folder / names.REPORT_HTML,
-        json_name=names.REPORT_JSON,
-        csv_name=names.FINDINGS_CSV,
-    )
-    findings = reported_findings(ledger, report, PAGE)
-    write_json(report, findings, all_repairs(ledger, run_id), folder / names.REPORT_JSON)
-    write_csv(reported_findings(ledger, report, PAGE), folder / names.FINDINGS_CSV)
-    return write_parquet(reported_findings(ledger, report, PAGE), folder / names.FINDINGS_PARQUET)
+    files = {
+        ReportFormat.HTML: names.REPORT_HTML,
+        ReportFormat.JSON: names.REPORT_JSON,
+        ReportFormat.CSV: names.FINDINGS_CSV,
+        ReportFormat.PARQUET: names.FINDINGS_PARQUET,
+    }
+    paths = {each: folder / name for each, name in files.items()}
+    return write_forms(ledger, build_report(ledger, run_id), paths)

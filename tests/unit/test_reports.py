@@ -178,7 +178,7 @@ def test_csv_tells_no_expiry_from_nothing_known(ledger: Ledger, tmp_path: Path) 
 def test_many_findings_are_cut_in_words(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reports.html, "FINDINGS_PER_CLASS", 20)
+    monkeypatch.setattr(reports.html, "FINDINGS_SHOWN", 20)
     run = ledger.start_run(RunKind.VERIFY, Settings(state_dir=tmp_path))
     settled = [
         NewFinding(FindingClass.VALUE, 0, b"settled:%d" % number, state=FindingState.SETTLED)
