@@ -24,12 +24,12 @@ from pydantic import Field
 from flows import operations
 from integrity.errors import ConfigurationError, LedgerError, Refused
 from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.approvals import Standing, record_decision, standing
+from integrity.ledger.approvals import Standing, standing
 from integrity.ledger.naming import operator_name
+from integrity.ledger.reviews import CUTOVER_GATE, decisions_in_force
 from integrity.ledger.vocabulary import Decision
 from integrity.progress import Progress
 from integrity.settings import Settings
-from integrity.switch.gates import CUTOVER_GATE, decisions_in_force
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -102,25 +102,19 @@ class _Desk:
     @property
     def decisions(self) -> int:
         """How many were made."""
-        return len(decisions_in_force(self._ledger, self._run))
+        return len(decisions_in_force(self._ledger.engine, self._run))
 
     def request(self) -> None:
         """Record that this flow asks, unless somebody has asked since the last decision."""
-        decisions = decisions_in_force(self._ledger, self._run)
+        decisions = decisions_in_force(self._ledger.engine, self._run)
         if not decisions or decisions[-1].decision is not Decision.REQUESTED:
-            record_decision(
-                self._ledger.engine,
-                self._run,
-                CUTOVER_GATE,
-                Decision.REQUESTED,
-                operator_name(),
-                f"by flow run {flow_run.get_id()}",
-            )
+            comment = f"by flow run {flow_run.get_id()}"
+            operations.decide(self._settings, self._run, CUTOVER_GATE, Decision.REQUESTED, None, comment)
 
     def standing(self) -> Standing:
         """What the decisions amount to."""
         return standing(
-            decisions_in_force(self._ledger, self._run),
+            decisions_in_force(self._ledger.engine, self._run),
             separate=self._settings.cutover.separate_approver,
             requester=operator_name(),
         )
@@ -134,10 +128,10 @@ class _Desk:
         """
         :raises Refused: somebody rejected it after it was asked for.
         """
-        for decision in reversed(decisions_in_force(self._ledger, self._run)):
+        for decision in reversed(decisions_in_force(self._ledger.engine, self._run)):
             if decision.decision is Decision.REQUESTED:
                 return
-            if decision.decision is Decision.REJECTED:
+            if decision.decision in (Decision.REJECTED, Decision.REPEAT):
                 raise Refused(f"{decision.by} rejected the cutover.", "Nothing was done.")
 
     @property
@@ -193,7 +187,9 @@ def _take(settings: Settings, sync_run_id: str, given: CutoverDecision) -> str:
     if not given.by.strip():
         return "The answer had no name, so it does not count."
     decision = Decision.APPROVED if given.answer is Answer.APPROVE else Decision.REJECTED
-    comment = f"{given.comment} (on Prefect)".strip()
+    comment = given.comment.strip()
+    if comment or decision is Decision.APPROVED:
+        comment = f"{comment} (on Prefect)".strip()
     try:
         operations.decide(settings, sync_run_id, CUTOVER_GATE, decision, given.by.strip(), comment)
     except (Refused, ConfigurationError) as error:

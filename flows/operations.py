@@ -8,12 +8,12 @@ from typing import Final
 
 from flows.observing import observed_operation
 from flows.sequence import Outcome, read_outcome
-from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused
+from integrity.errors import ConfigurationError, GreenflyError, LedgerError
 from integrity.flow_links import link_flow_run
-from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.approvals import record_decision, standing
+from integrity.ledger import Ledger, open_ledger, reviews
 from integrity.ledger.naming import operator_name
 from integrity.ledger.operations import under_way
+from integrity.ledger.reviews import CUTOVER_GATE, Separate
 from integrity.ledger.store import RunHandle
 from integrity.ledger.sync_board import SyncBoard
 from integrity.ledger.vocabulary import Ask, Decision, RunKind
@@ -23,7 +23,7 @@ from integrity.switch import operate
 from integrity.switch.asker import BoardAsker
 from integrity.switch.conductor import Conductor, find_sync_run
 from integrity.switch.cutover import Cutover
-from integrity.switch.gates import CUTOVER_GATE, Gate, decisions_in_force, refused
+from integrity.switch.gates import Gate, refused
 from integrity.switch.operate import Operated
 from integrity.switch.rollback import Rollback
 from reports import write_report
@@ -216,29 +216,19 @@ def one_decision(*, request: bool, reject: bool, break_glass: bool) -> Decision:
 def decide(
     settings: Settings, wanted: str, gate: str, decision: Decision, by: str | None, comment: str
 ) -> Mapping[str, object]:
-    """Record a decision; where the gate stands then.
+    """Record a decision about a cutover, as the review page does; where the gate stands then.
 
-    :raises ConfigurationError: no such gate, or a comment is missing.
+    :raises ConfigurationError: no such gate, or a reason is missing: of a rejection, and of an emergency.
     :raises Refused: whoever requested may not approve.
     """
     if gate != CUTOVER_GATE:
         raise ConfigurationError(f"There is no gate {gate!r} to approve.", f"Say --gate {CUTOVER_GATE}.")
-    if decision is Decision.BREAK_GLASS and not comment.strip():
-        raise ConfigurationError("Breaking a gate needs a reason.", "Give --comment.")
     name = by or operator_name()
     ledger = open_ledger(settings)
     try:
         sync_run = find_sync_run(ledger, wanted)
-        separate = settings.cutover.separate_approver
-        decisions = decisions_in_force(ledger, sync_run.id)
-        requesters = {d.by for d in decisions if d.decision is Decision.REQUESTED}
-        if decision is Decision.APPROVED and separate and name in requesters:
-            raise Refused(
-                f"{name} requested this and cannot approve it.",
-                "Somebody else has to; or set cutover.separate_approver to false.",
-            )
-        record_decision(ledger.engine, sync_run.id, gate, decision, name, comment)
-        at = standing(decisions_in_force(ledger, sync_run.id), separate=separate)
+        separate = Separate(settings.review.separate_reviewer, settings.cutover.separate_approver)
+        at = reviews.decide(ledger.engine, sync_run.id, gate, decision, name, comment, separate).standing
         return {
             "run": sync_run.id,
             "gate": gate,

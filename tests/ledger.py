@@ -28,10 +28,12 @@ from sqlalchemy.exc import OperationalError
 from greenfly.demo.process import free_port
 from greenfly.demo.servers import docker_answers
 from integrity.address import mask_url
-from integrity.ledger.database import SCHEMA_HEAD
+from integrity.ledger.approvals import append_decision
+from integrity.ledger.database import SCHEMA_HEAD, writing
 from integrity.ledger.migrate import known_revisions, migrate_on, upgrade
 from integrity.ledger.schema import version_of
 from integrity.ledger.tables import METADATA
+from integrity.ledger.vocabulary import Decision
 
 URL_VARIABLE: Final = "GREENFLY_TEST_POSTGRES_URL"
 REQUIRED_VARIABLE: Final = "GREENFLY_REQUIRE_POSTGRES"
@@ -387,3 +389,11 @@ def own_postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
         pytest.skip("PostgreSQL: no initdb and postgres on PATH, and this test ends its own")
     with started(programs) as server:
         yield server
+
+
+def record_decision(
+    engine: Engine, run_id: str, gate: str, decision: Decision, by: str, comment: str = ""
+) -> None:
+    """A decision about any gate of any run, whoever may take it."""
+    with writing(engine) as connection:
+        append_decision(connection, run_id, gate, decision, by, comment)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from integrity.ledger import audit
-from integrity.ledger.database import reading, repeated, writing
+from integrity.ledger.database import reading, repeated
 from integrity.ledger.live_models import Approval
 from integrity.ledger.vocabulary import Decision
 
@@ -25,24 +25,17 @@ class ApprovalRecord:
     comment: str
 
 
-@repeated
-def record_decision(
-    engine: Engine, run_id: str, gate: str, decision: Decision, by: str, comment: str = ""
+def append_decision(
+    connection: Connection, run_id: str, gate: str, decision: Decision, by: str, comment: str = ""
 ) -> None:
-    """Record a decision and its audit event, in one transaction."""
-    with writing(engine) as connection:
-        connection.execute(
-            insert(Approval).values(
-                run_id=run_id, gate=gate, decision=decision, by=by, at=datetime.now(UTC), comment=comment
-            )
+    """Record a decision and its audit event; who may decide is looked at in :mod:`integrity.ledger.reviews`."""
+    connection.execute(
+        insert(Approval).values(
+            run_id=run_id, gate=gate, decision=decision, by=by, at=datetime.now(UTC), comment=comment
         )
-        audit.append(
-            connection,
-            run_id,
-            by,
-            f"approval.{decision.value}",
-            {"gate": gate, "by": by, "comment": comment},
-        )
+    )
+    payload = {"gate": gate, "by": by, "comment": comment}
+    audit.append(connection, run_id, by, f"approval.{decision.value}", payload)
 
 
 @repeated

@@ -6,16 +6,15 @@ Two gates: ``review``, which every run has, says whether somebody else than who 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, select
 
 from integrity.errors import ConfigurationError, Refused
-from integrity.ledger import audit
-from integrity.ledger.approvals import ApprovalRecord, Standing, standing
+from integrity.ledger.approvals import ApprovalRecord, Standing, append_decision, read_decisions, standing
 from integrity.ledger.database import reading, repeated, writing
 from integrity.ledger.live_models import Approval, Step
 from integrity.ledger.models import Run, RunKind
@@ -25,6 +24,11 @@ REVIEW_GATE: Final = "review"
 CUTOVER_GATE: Final = "cutover"
 MAX_COMMENT: Final = 4_000
 """Characters."""
+_NEED_REASONS: Final[Mapping[Decision, str]] = {
+    Decision.REJECTED: "A rejection",
+    Decision.REPEAT: "Asking for a repeat",
+    Decision.BREAK_GLASS: "Passing a gate alone",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,11 @@ class GateView:
 
     @property
     def word(self) -> str:
-        """``approved``, ``rejected``, ``repeat asked for``, ``requested`` or ``open``."""
+        """``approved``, ``rejected``, ``repeat asked for``, ``broken``, ``requested`` or ``open``."""
+        if self.standing.broken_by is not None:  # Also after a rejection, unless that came later.
+            return "broken"
         if self.standing.rejected_by is not None:
             return "repeat asked for" if self.repeat_asked else "rejected"
-        if self.standing.broken_by is not None:
-            return "broken"
         if self.standing.approvers:
             return "approved"
         return "requested" if any(d.decision is Decision.REQUESTED for d in self.decisions) else "open"
@@ -100,8 +104,8 @@ def decide(
     comment = comment.strip()
     if len(comment) > MAX_COMMENT:
         raise ConfigurationError(f"A comment holds at most {MAX_COMMENT:,} characters.", "Write less.")
-    if not comment and decision in (Decision.REJECTED, Decision.REPEAT, Decision.BREAK_GLASS):
-        raise ConfigurationError("Saying no needs a reason.", "Give a comment.")
+    if not comment and decision in _NEED_REASONS:
+        raise ConfigurationError(f"{_NEED_REASONS[decision]} needs a reason.", "Give a comment.")
     with writing(engine) as connection:
         run = _run(connection, run_id)
         if gate not in gates_of(run.kind):
@@ -111,13 +115,7 @@ def decide(
         before = _gate(connection, run_id, gate, run.operator, separate.at(gate))
         if decision is Decision.APPROVED and by in before.barred:
             raise Refused(f"{by} requested this and cannot approve it.", "Somebody else has to.")
-        connection.execute(
-            insert(Approval).values(
-                run_id=run_id, gate=gate, decision=decision, by=by, at=datetime.now(UTC), comment=comment
-            )
-        )
-        payload = {"gate": gate, "by": by, "comment": comment}
-        audit.append(connection, run_id, by, f"approval.{decision.value}", payload)
+        append_decision(connection, run_id, gate, decision, by, comment)
         return _gate(connection, run_id, gate, run.operator, separate.at(gate))
 
 
@@ -140,11 +138,25 @@ def _gate(connection: Connection, run_id: str, gate: str, starter: str, separate
         query.where(Approval.run_id == run_id, Approval.gate == gate).order_by(Approval.id)
     )
     decisions = tuple(ApprovalRecord(**row._mapping) for row in rows)
-    since = _last_switch(connection, run_id) if gate == CUTOVER_GATE else None
-    counting = [each for each in decisions if since is None or each.at > since]
+    counting = _in_force(connection, run_id, gate, decisions)
     barred = _barred(counting, starter, by_start=gate == REVIEW_GATE) if separate else ()
     stands = standing(counting, separate=separate, requester=starter if gate == REVIEW_GATE else None)
     return GateView(gate, decisions, _without(stands, barred), barred)
+
+
+@repeated
+def decisions_in_force(engine: Engine, sync_run_id: str) -> list[ApprovalRecord]:
+    """The decisions about the cutover gate, oldest first; those before the newest switch are used up."""
+    decisions = read_decisions(engine, sync_run_id, CUTOVER_GATE)
+    with reading(engine) as connection:
+        return _in_force(connection, sync_run_id, CUTOVER_GATE, decisions)
+
+
+def _in_force(
+    connection: Connection, run_id: str, gate: str, decisions: Sequence[ApprovalRecord]
+) -> list[ApprovalRecord]:
+    since = _last_switch(connection, run_id) if gate == CUTOVER_GATE else None
+    return [each for each in decisions if since is None or each.at > since]
 
 
 def _barred(decisions: Sequence[ApprovalRecord], starter: str, *, by_start: bool) -> tuple[str, ...]:

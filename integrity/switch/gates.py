@@ -14,13 +14,11 @@ from integrity.endpoint import Endpoint, Identity
 from integrity.errors import GreenflyError
 from integrity.expiry import clock_ms
 from integrity.ledger import Ledger, models
-from integrity.ledger.approvals import ApprovalRecord, read_decisions, standing
-from integrity.ledger.models import RunKind
+from integrity.ledger.approvals import standing
 from integrity.ledger.naming import operator_name
-from integrity.ledger.operations import operations
-from integrity.ledger.steps import read_steps
+from integrity.ledger.reviews import CUTOVER_GATE, decisions_in_force
 from integrity.ledger.sync_board import SyncStatus
-from integrity.ledger.vocabulary import Direction, StepState, SyncState
+from integrity.ledger.vocabulary import Direction, SyncState
 from integrity.phases.sync import fits_both_ways
 from integrity.settings import Settings
 from integrity.switch.environment import EnvironmentSwitch
@@ -29,7 +27,6 @@ from integrity.switch.sides import Sides, green_url
 
 ALIVE_SECONDS: Final = 5.0
 """How old the sync process's newest sign of life may be."""
-CUTOVER_GATE: Final = "cutover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +273,7 @@ class Gates:
     def _approvals(self) -> Gate:
         cutover = self._settings.cutover
         needed = cutover.approvals
-        decisions = decisions_in_force(self._ledger, self._run.id)
+        decisions = decisions_in_force(self._ledger.engine, self._run.id)
         at = standing(decisions, separate=cutover.separate_approver, requester=operator_name())
         limit = f"{needed} needed"
         if at.broken_by is not None:  # Also after a rejection, unless that came later.
@@ -291,28 +288,6 @@ class Gates:
             limit,
             f"Who agreed (`greenfly approve {self._run.id} --gate {CUTOVER_GATE}`).",
         )
-
-
-def decisions_in_force(ledger: Ledger, sync_run_id: str) -> list[ApprovalRecord]:
-    """The decisions about the cutover gate, oldest first; those before the newest switch are used up."""
-    since = _last_switch(ledger, sync_run_id)
-    return [
-        decision
-        for decision in read_decisions(ledger.engine, sync_run_id, CUTOVER_GATE)
-        if since is None or decision.at > since
-    ]
-
-
-def _last_switch(ledger: Ledger, sync_run_id: str) -> datetime | None:
-    """When a cutover of this sync run last moved the applications, however it ended."""
-    ended = [
-        step.ended_at
-        for run in operations(ledger, sync_run_id)
-        if run.kind is RunKind.CUTOVER
-        for step in read_steps(ledger.engine, run.id)
-        if step.name == "switch" and step.state is StepState.DONE and step.ended_at is not None
-    ]
-    return max(ended, default=None)
 
 
 def _offset_ms(endpoint: Endpoint) -> float:

@@ -279,7 +279,8 @@ def test_a_rejection_voids_what_was_approved(needs_two: Live) -> None:
 @deep
 def test_breaking_the_glass_needs_a_reason_and_passes_alone(needs_two: Live) -> None:
     live = needs_two
-    assert approve(live, "barbara", "--reject") == 0
+    assert approve(live, "barbara", "--reject") == 2
+    assert approve(live, "barbara", "--reject", "--comment", "not on a Friday") == 0
     assert approve(live, "ada", "--break-glass") == 2
     assert approve(live, "ada", "--break-glass", "--comment", "blue is dying") == 0
     planned = live.run("cutover", "--dry-run", "--json")

@@ -10,7 +10,6 @@ from pathlib import Path
 from sqlalchemy import update
 
 from integrity.ledger import Ledger, RunHandle
-from integrity.ledger.approvals import record_decision
 from integrity.ledger.database import writing
 from integrity.ledger.live_models import Step
 from integrity.ledger.models import FindingClass, PhaseName, PhaseState, Run, RunKind, RunState, Verdict
@@ -19,6 +18,7 @@ from integrity.ledger.steps import StepBook
 from integrity.ledger.store import NewFinding
 from integrity.ledger.sync_board import SyncBoard, SyncStatus
 from integrity.ledger.vocabulary import Decision, Direction, StepState, SyncState
+from tests.ledger import record_decision
 from tests.unit.report_fixtures import HOSTILE_KEYS, PASSWORD, identified, settings
 
 CUTOVER = (

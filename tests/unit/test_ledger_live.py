@@ -21,7 +21,6 @@ from integrity.ledger.approvals import (
     ApprovalRecord,
     Standing,
     read_decisions,
-    record_decision,
     standing,
 )
 from integrity.ledger.database import writing
@@ -39,7 +38,7 @@ from integrity.ledger.sync_board import (
 )
 from integrity.ledger.vocabulary import Ask, Decision, Direction, StepState, SyncState
 from integrity.settings import Settings, load_settings
-from tests.ledger import place
+from tests.ledger import place, record_decision
 
 FORWARD = SyncStatus(Direction.FORWARD, SyncState.FOLLOWING, "tracking")
 

@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from integrity.ledger import Ledger, RunHandle, open_ledger
-from integrity.ledger.approvals import record_decision
 from integrity.ledger.database import writing
 from integrity.ledger.models import (
     Event,
@@ -41,7 +40,7 @@ from reports.metrics.catalogue import all_metrics
 from reports.metrics.exporter import Exporter
 from reports.metrics.record import ChainReader
 from reports.metrics.sheet import Sheet
-from tests.ledger import place
+from tests.ledger import place, record_decision
 
 SECRET_KEY = b"customer:4711:card"
 LABELS = frozenset(

@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import update
 
 from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.approvals import record_decision
 from integrity.ledger.database import writing
 from integrity.ledger.models import FindingClass, PhaseName, Run, RunKind, RunState, Verdict
 from integrity.ledger.samples import SampleRecord, add_samples
@@ -30,6 +29,7 @@ from reports.model import RunReport
 from reports.outcome import Outcome
 from reports.pause_charts import around_chart, whole_chart
 from tests.cli import dig
+from tests.ledger import record_decision
 from tests.unit import report_fixtures as runs
 from tests.unit import report_live_fixtures as live
 from tests.unit.report_pages import Page, written

@@ -15,7 +15,6 @@ from sqlalchemy import text, update
 from integrity.audit.keys import SigningKey
 from integrity.audit.seal import Seal
 from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.approvals import record_decision
 from integrity.ledger.assessments import read_assessment
 from integrity.ledger.database import writing
 from integrity.ledger.finding_waivers import Subject, waive_findings
@@ -38,6 +37,7 @@ from reports import build_report
 from reports.configuration import configuration_rows
 from reports.finding_shapes import build_shapes
 from reports.shape_charts import ranges_map, shape_charts
+from tests.ledger import record_decision
 from tests.unit import report_fixtures as runs
 from tests.unit import report_live_fixtures as live
 from tests.unit.report_pages import Page, written
