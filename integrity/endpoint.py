@@ -11,7 +11,7 @@ from integrity.address import Address, parse_address
 from integrity.cluster.connection import ClusterConnection
 from integrity.cluster.sentinel import connect_master
 from integrity.cluster.slots import SLOTS, probe_key, slots_text
-from integrity.cluster.topology import Cluster
+from integrity.cluster.topology import Cluster, Master
 from integrity.errors import ConfigurationError, ProtocolError, Refused, Role, ServerNotReady, ServerReadOnly
 from integrity.info import engine_of, field_expiries_of, keyspace_of, merge_info, number, parse_info
 from integrity.replies import ErrorReply
@@ -224,9 +224,7 @@ class Endpoint:
         if mode == "cluster":
             raise Refused(
                 f"{self.role.capitalize()} {self} is a node of a cluster, which holds only a part of the keys.",
-                f"Write {self.address.scheme}+cluster:// for the whole cluster."
-                if self.role == "source"
-                else "This version writes to single servers, and to a Dragonfly that serves every slot by itself.",
+                f"Write {self.address.scheme}+cluster:// for the whole cluster.",
             )
 
     def _identify_cluster(self, connection: ClusterConnection) -> Identity:
@@ -237,7 +235,7 @@ class Endpoint:
         cluster = connection.cluster()
         probes = []
         for master in cluster.masters:
-            key = probe_key(next(slot for slot in range(SLOTS) if cluster.owners[slot] is master))
+            key = _key_of(cluster, master)
             probes += [pack(b"PEXPIRETIME", key), pack(b"HPEXPIRETIME", key, b"FIELDS", b"1", b"f")]
         replies = connection.exchange(probes)
         times, fields = replies[::2], replies[1::2]
@@ -276,17 +274,17 @@ class Endpoint:
         )
 
     def require_writable(self) -> None:
-        """Try a write that changes nothing (DEL of a key that no one has).
+        """Try a write that changes nothing (DEL of a key that no one has), in a cluster on every master.
 
         :raises ServerReadOnly: a read-only replica.
         :raises PermissionRefused: the user may not write.
-        :raises Refused: a cluster.
         """
         if self.is_cluster:
-            raise Refused(
-                f"{self.role.capitalize()} {self} is a cluster, and this version does not write to one.",
-                "Write to a single server, or to a Dragonfly that serves every slot by itself (redis://).",
-            )
+            with ClusterConnection(self.target, name="greenfly:check") as connection:
+                cluster = connection.cluster()
+                for master in cluster.masters:
+                    connection.command(b"DEL", _key_of(cluster, master))
+            return
         with self.connect("check") as connection:
             info = read_info(connection, b"replication")
             if info.get("role") == "slave" and info.get("slave_read_only", "1") == "1":
@@ -319,6 +317,11 @@ def _mode(connection: Connection, info: dict[str, str]) -> str:
             return "standalone" if slots[0][:2] == [0, SLOTS - 1] else "cluster"
     # A lone node of Redis that has every slot would still refuse commands about keys of several.
     return "cluster"
+
+
+def _key_of(cluster: Cluster, master: Master) -> bytes:
+    """A key that nobody has, and that this master would have."""
+    return probe_key(next(slot for slot in range(SLOTS) if cluster.owners[slot] is master))
 
 
 def _shards(address: Address, cluster: Cluster) -> tuple[Shard, ...]:

@@ -417,8 +417,8 @@ class Run:
                 except GreenflyError as error:
                     raise Refused(
                         f"Target {target} has no database {database} ({error}).",
-                        "Start it with more databases (--databases on Redis, --dbnum on Dragonfly), "
-                        "or leave that one out with --databases.",
+                        "Start it with more databases (--databases on Redis, --dbnum on Dragonfly; a cluster has one), "
+                        "leave that one out with --databases, or map it.",
                     ) from error
 
     def _require_empty(self, source: Endpoint, target: Endpoint, identity: Identity) -> None:
@@ -452,9 +452,9 @@ class Run:
             return choice_from_detail(earlier.detail if earlier is not None else {})
         if self.kind is RunKind.ASSESS:
             require_assessable(servers.source.address)
-        elif not self.settings.assess.enabled or servers.source.is_cluster:
+        elif not self.settings.assess.enabled or servers.source.is_cluster or servers.target.is_cluster:
             choice = choice_without(self.settings)
-            if servers.source.is_cluster:
+            if servers.source.is_cluster or servers.target.is_cluster:
                 choice = replace(choice, why=(NOT_ASSESSED,))
                 self._progress.say(NOT_ASSESSED)
             self.handle.phase_started(PhaseName.ASSESS)

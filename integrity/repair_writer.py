@@ -19,7 +19,7 @@ from integrity.settings import Settings
 from integrity.standby import Standby
 from integrity.transfer.copy import TYPED_REWRITE
 from integrity.transfer.restore_key import KeyCopied, KeyCopier
-from integrity.transfer.temporary import shard_count
+from integrity.transfer.temporary import Places, places_of
 from integrity.wire import pack
 
 
@@ -81,13 +81,13 @@ class KeyWriter:
         self._sources: dict[int, Standby] = {}
         self._targets: dict[int, Standby] = {}
         self._copiers: dict[int, KeyCopier] = {}
-        self._shards = 1
+        self._places = Places()
         self.ways: Counter[str] = Counter()
         """How often keys were ``restored``, ``relabelled`` and ``rewritten``."""
 
     def __enter__(self) -> Self:
         with self._servers.target.connect("repair") as connection:
-            self._shards = shard_count(connection, self._servers.target_identity)
+            self._places = places_of(connection, self._servers.target_identity)
         return self
 
     def __exit__(
@@ -179,7 +179,7 @@ class KeyWriter:
                 target_identity=self._servers.target_identity,
                 big_values=self._big_values,
                 owner=f"{self._run.id}:repair",
-                shards=self._shards,
+                places=self._places,
             )
         return self._copiers[database]
 

@@ -226,18 +226,17 @@ class RedisCluster:
 
     def fill(self, keys: int, seed: int = 1) -> int:
         """An application's data of every type; returns how many keys there are."""
-        rng = Random(seed)
-        commands: list[tuple[Argument, ...]] = []
-        left = keys
-        for family in FAMILIES:
-            count = max(1, min(int(keys * family.share), family.cap or keys))
-            for number in range(count):
-                commands += family.build(rng, number)
-            left -= count
-        for number in range(max(0, left)):
-            commands += FILLER.build(rng, number)
-        self.send([command for command in commands if command[0] not in {"SELECT", b"SELECT"}])
+        self.send(application_data(keys, seed))
+        return self.keys()
+
+    def keys(self) -> int:
+        """How many keys all masters hold."""
         return sum(as_int(node("DBSIZE")) for node in self.masters())
+
+    def flush(self) -> None:
+        """Empty every master."""
+        for node in self.masters():
+            node("FLUSHALL")
 
     def begin_to_move(self, slot: int, onto: Node) -> Node:
         """Make a slot importing and migrating, and move nothing; returns the node that gives it away."""
@@ -337,15 +336,43 @@ class ClusterSide(Side):
         return replies
 
 
-def differences(cluster: RedisCluster, target_url: str) -> list[Difference]:
-    """What the oracle finds to differ between a cluster that is still and one server.
+def application_data(keys: int, seed: int = 1) -> list[tuple[Argument, ...]]:
+    """Commands that make an application's data of every type, in one database."""
+    rng = Random(seed)
+    commands: list[tuple[Argument, ...]] = []
+    left = keys
+    for family in FAMILIES:
+        count = max(1, min(int(keys * family.share), family.cap or keys))
+        for number in range(count):
+            commands += family.build(rng, number)
+        left -= count
+    for number in range(max(0, left)):
+        commands += FILLER.build(rng, number)
+    return [command for command in commands if command[0] not in {"SELECT", b"SELECT"}]
+
+
+def fill_server(url: str, keys: int, seed: int = 1) -> None:
+    """The same data as :meth:`RedisCluster.fill` puts into a cluster."""
+    commands = application_data(keys, seed)
+    with Raw(url) as raw:
+        for start in range(0, len(commands), 500):
+            for reply in raw.many(commands[start : start + 500]):
+                assert not isinstance(reply, ResponseError), reply
+
+
+def _side(place: RedisCluster | str) -> Side:
+    return Side(place, 0) if isinstance(place, str) else ClusterSide(place)
+
+
+def differences(left: RedisCluster | str, right: RedisCluster | str) -> list[Difference]:
+    """What the oracle finds to differ between two that are still: clusters, or servers by their URL.
 
     A key that expires between the looks at the two sides differs once, and not a second later.
     """
     found: list[Difference] = []
     for last in (False, True):
         suspects = {difference.key for difference in found}
-        with ClusterSide(cluster) as source, Side(target_url, 0) as target:
+        with _side(left) as source, _side(right) as target:
             found = list(compare_sides(source, target))
         if last:
             return [difference for difference in found if difference.key in suspects]
@@ -439,12 +466,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = _SECONDS) -> None
 
 
 def meanwhile(
-    green: Store, keys: int, fault: Callable[[], object], run: Callable[[], CompletedRun]
+    green: Store | RedisCluster, keys: int, fault: Callable[[], object], run: Callable[[], CompletedRun]
 ) -> CompletedRun:
     """A run, and a fault as soon as green holds so many keys."""
 
+    def held() -> int:
+        return green.keys() if isinstance(green, RedisCluster) else int(str(green.client.dbsize()))
+
     def when_there() -> None:
-        wait_until(lambda: int(str(green.client.dbsize())) >= keys)
+        wait_until(lambda: held() >= keys)
         fault()
 
     with ThreadPoolExecutor(1) as threads:

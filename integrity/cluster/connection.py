@@ -2,9 +2,10 @@
 
 Commands are sent to the node that serves their key, as far as is known, and replies come back in the order of the
 commands.  A reply that says that the key is elsewhere (MOVED, ASK), or cannot be told for the moment (TRYAGAIN,
-CLUSTERDOWN), is not handed out: its command is asked again by itself until the node that serves the slot now has
-answered.  So a key counts as gone only where its slot's present owner says so.  That repeats commands: only reading,
-and what may be done twice, belongs here.
+CLUSTERDOWN), is not handed out: its command was not executed, and is sent again by itself until the node that serves
+the slot now has answered.  So a key counts as gone only where its slot's present owner says so.  What was sent behind
+a write that came late is done once more, in its order (:mod:`integrity.cluster.late`).  Where a connection breaks,
+only reading commands are repeated; a write may have been executed, and whoever sent it repeats the whole unit.
 
 SCAN walks the slots (:mod:`integrity.cluster.walk`), INFO and DBSIZE add the masters up, PING waits for the slowest.
 """
@@ -27,8 +28,10 @@ from integrity.cluster.commands import (
     Join,
     cut,
     keys_of,
+    may_be_repeated,
     packed_size,
 )
+from integrity.cluster.late import LateWrites
 from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.routes import REDIRECTS, Routes, redirects
 from integrity.cluster.slots import key_slot
@@ -61,6 +64,8 @@ class _Asked:
     places: list[Place]
     only: Place | None
     """The node, where it is one for all of them."""
+    number: int
+    """Grows with everything that is sent."""
     about_keys: bool = True
     join: Join | None = None
     """Makes one reply of all."""
@@ -103,6 +108,8 @@ class ClusterConnection(Connection):
         self._scans: dict[bytes, Place | None] = {}
         """Key of a value that is scanned → the node that gave its cursors."""
         self._broken = False
+        self._sent = 0
+        self._late = LateWrites()
         try:
             self._routes = Routes(self._aside)
         except BaseException:
@@ -185,7 +192,8 @@ class ClusterConnection(Connection):
                     known[key] = owner(key_slot(key))
             places = list(map(known.get, keys))
         found = [place for place in places if place is not None]
-        return _Asked(commands, found, found[0] if len(set(found)) == 1 else None, join=join)
+        self._sent += 1
+        return _Asked(commands, found, found[0] if len(set(found)) == 1 else None, self._sent, join=join)
 
     def _send_special(self, command: Command, out: dict[Place, list[bytes]]) -> None:
         """A command that is more than one question to the owner of its key."""
@@ -201,13 +209,14 @@ class ClusterConnection(Connection):
             asked = self._asked(pieces.parts, pieces.join)
         elif name in EVERYWHERE:
             places = list(self._routes.masters)
-            asked = _Asked([command] * len(places), places, None, about_keys=False, join=EVERYWHERE[name])
+            every_node = [command] * len(places)
+            asked = _Asked(every_node, places, None, self._sent, about_keys=False, join=EVERYWHERE[name])
         elif name in ANYWHERE:
             place = self._routes.masters[0]
-            asked = _Asked([command], [place], place, about_keys=False)
+            asked = _Asked([command], [place], place, self._sent, about_keys=False)
         else:
             asked = self._asked([command])
-        if asked.only is not None and pieces is not None:
+        if asked.only is not None and pieces is not None and len(pieces.parts[0]) == 2:
             prefix = b"*2\r\n" + argument(pieces.parts[0][0])
             out.setdefault(asked.only, []).append(every(prefix, arguments_of(command[1:])))
         else:
@@ -259,6 +268,8 @@ class ClusterConnection(Connection):
             elif isinstance(entry, _Said):
                 replies.append(entry.reply)
             self._waiting.popleft()
+        if not self._waiting:
+            self._late.clear()
         return replies
 
     def _take(self, asked: _Asked, end: int) -> list[Reply]:
@@ -274,10 +285,12 @@ class ClusterConnection(Connection):
             replies = [next(arrived[place]) for place in places]
         if asked.commands[start][0] in _ELEMENT_SCANS:
             return [self._piece(asked, replies[0])]
-        if asked.about_keys and ErrorReply in map(type, replies):
+        if asked.about_keys and (self._late or ErrorReply in map(type, replies)):
             for number, reply in enumerate(replies):
                 if isinstance(reply, ErrorReply) and redirects(reply):
                     replies[number] = self._ask_again(asked, start + number, reply)
+                elif self._late and self._late.concern(asked.commands[start + number], asked.number):
+                    replies[number] = self._do_in_order(asked, start + number, reply)
         return replies
 
     def _piece(self, asked: _Asked, reply: Reply) -> Reply:
@@ -300,7 +313,24 @@ class ClusterConnection(Connection):
         slot = key_slot(key)
         self._known.pop(key, None)
         self._routes.learn(slot, reply, asked.places[number])
-        return self._routes.ask(command, slot)
+        answer = self._routes.ask(command, slot)
+        self._late.note(command, self._sent)
+        return answer
+
+    def _do_in_order(self, asked: _Asked, number: int, reply: Reply) -> Reply:
+        """A command once more that was answered before a write was done which it was to follow.
+
+        :raises ServerUnreachable: it was executed, and may not be twice.
+        """
+        command = asked.commands[number]
+        if not isinstance(reply, ErrorReply) and not may_be_repeated(command):
+            raise ServerUnreachable(
+                self.role,
+                self.where,
+                f"a slot went elsewhere and back, and {command[0].decode()} came before a write that it was to follow.",
+                "Nothing counts as written; it is written once more.",
+            )
+        return self._routes.ask(command, key_slot(keys_of([command])[0]))
 
     def _compute(self, command: Command) -> Reply:
         if command[0] == b"SCAN":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic, sleep
 from typing import Final
 
-from integrity.cluster.commands import Command
+from integrity.cluster.commands import READS, Command
 from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.topology import Cluster, read_routes
 from integrity.errors import ServerUnreachable
@@ -18,7 +18,8 @@ _PATIENCE_SECONDS: Final = 10.0
 """How long a key is asked for whose slot nobody serves for the moment."""
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
-_ASKING: Final = pack(b"ASKING")
+ASKING: Final = pack(b"ASKING")
+"""Said right before a command (or MULTI) to the node that takes a slot."""
 
 
 def redirects(reply: ErrorReply) -> bool:
@@ -83,9 +84,7 @@ class Routes:
     def ask(self, command: Command, slot: int) -> Reply:
         """What the node that serves this slot now answers; its error if none does for ten seconds.
 
-        Only for commands that may be asked twice.
-
-        :raises ServerUnreachable: the node cannot be reached.
+        :raises ServerUnreachable: the node cannot be reached, or a connection broke before a write was answered.
         """
         until = monotonic() + _PATIENCE_SECONDS
         pause = _FIRST_PAUSE
@@ -100,13 +99,15 @@ class Routes:
                     other = redirect_place(str(reply), place)
                     if other is not None:
                         place = other
-                        reply = self._nodes(place).exchange([_ASKING, data])[1]
+                        reply = self._nodes(place).exchange([ASKING, data])[1]
             except ServerUnreachable as error:
                 self._nodes.drop(place)
                 lost = error
             if lost is None and not (isinstance(reply, ErrorReply) and redirects(reply)):
                 self.answered = place
                 return reply
+            if lost is not None and command[0] not in READS:
+                raise lost
             if monotonic() > until:
                 if lost is not None:
                     raise lost

@@ -8,16 +8,22 @@ from functools import cache
 from typing import Final
 
 SLOTS: Final = 16384
+_LONGEST_TAG: Final = 512
 
 
 def key_slot(key: bytes) -> int:
-    """The slot of a key; of what stands between its first braces, if there is anything."""
+    """The slot of a key."""
+    return crc_hqx(_hashed(key), 0) % SLOTS
+
+
+def _hashed(key: bytes) -> bytes:
+    """What decides about the slot: what stands between the key's first braces, if there is anything; else all of it."""
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)
         if end > start + 1:
-            key = key[start + 1 : end]
-    return crc_hqx(key, 0) % SLOTS
+            return key[start + 1 : end]
+    return key
 
 
 @cache
@@ -34,6 +40,18 @@ def _tags() -> tuple[bytes, ...]:
 def probe_key(slot: int) -> bytes:
     """A key of that slot which nobody has."""
     return b"greenfly:probe:{%b}" % _tags()[slot]
+
+
+def tag_beside(key: bytes) -> bytes:
+    """``{…}`` that puts any name without a brace before it into this key's slot.
+
+    The same text that decides about the key, where it can stand between braces; a Dragonfly that shares keys among its
+    threads by that text then has both on one thread.
+    """
+    hashed = _hashed(key)
+    if not hashed or b"}" in hashed or len(hashed) > _LONGEST_TAG:
+        hashed = _tags()[key_slot(key)]
+    return b"{%b}" % hashed
 
 
 def slot_ranges(slots: Iterable[int]) -> tuple[tuple[int, int], ...]:

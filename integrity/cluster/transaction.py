@@ -1,7 +1,9 @@
 """A transaction about keys of many slots, as one transaction for each slot.
 
 No cluster runs a transaction over several slots.  Who reads keys in one (a snapshot) wants each key's value, expiry and
-payload of one moment, not all keys of the same one; that much each slot's own transaction gives.
+payload of one moment, not all keys of the same one; that much each slot's own transaction gives.  Who writes in one
+(a new value takes an old one's place) does so about one slot, and while that moves, waits for the node that has both
+names.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Final
 
-from integrity.cluster.commands import ANYWHERE, Command, keys_of
+from integrity.cluster.commands import ANYWHERE, READS, Command, keys_of
 from integrity.cluster.nodes import Nodes, Place
-from integrity.cluster.routes import Routes, redirects
+from integrity.cluster.routes import ASKING, Routes, redirect_place, redirects
 from integrity.cluster.slots import key_slot
 from integrity.errors import ServerUnreachable
 from integrity.replies import ErrorReply, Reply
@@ -89,17 +91,22 @@ class SlotTransactions:
         return results
 
     def _again(self, slot: int, commands: list[Command]) -> Reply:
-        """The same transaction on the node that serves the slot now."""
+        """The same transaction on the node that serves the slot now.
+
+        :raises ServerUnreachable: a node cannot be reached, or was lost before a transaction that writes was answered.
+        """
         until = monotonic() + _PATIENCE_SECONDS
         data = [pack(*command) for command in (_MULTI, *commands, _EXEC)]
+        reads = all(command[0] in READS for command in commands)
+        taker: Place | None = None
         while True:
-            place = self._routes.owner(slot)
+            place = taker or self._routes.owner(slot)
             replies: list[Reply] = []
             try:
-                replies = self._nodes(place).exchange(data)
+                replies = self._nodes(place).exchange([ASKING, *data] if taker else data)
             except ServerUnreachable:
                 self._nodes.drop(place)
-                if monotonic() > until:
+                if not reads or monotonic() > until:
                     raise
             answers = replies[-1] if replies else None
             if isinstance(answers, list) and not any(_redirected(answers)):
@@ -109,8 +116,13 @@ class SlotTransactions:
             first = next((error for error in errors if redirects(error)), errors[0] if errors else None)
             if first is not None and (not redirects(first) or monotonic() > until):
                 return first
-            if first is not None and str(first).startswith(("ASK ", "TRYAGAIN")):
+            moves = first is not None and str(first).startswith(("ASK ", "TRYAGAIN"))
+            if moves and reads:
                 return self._while_it_moves(slot, commands)
+            if str(first).startswith("ASK ") and taker is None:
+                taker = redirect_place(str(first), place)
+                continue
+            taker = None
             if first is None or not self._routes.learn(slot, first, place):
                 sleep(_PAUSE_SECONDS)
                 self._routes.refresh()

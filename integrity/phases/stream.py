@@ -87,12 +87,9 @@ class StreamPhase:
                     if runner.lost:
                         now = replace(servers, target_identity=servers.target.identify())
                         remove_leftovers_of_killed_runs(self._ledger, now, [self._handle.id])
-                    require_same_cluster(
-                        servers.source,
-                        servers.source_identity,
-                        self._handle,
-                        self._settings.reconnect_seconds,
-                    )
+                    wait = self._settings.reconnect_seconds
+                    require_same_cluster(servers.source, servers.source_identity, self._handle, wait)
+                    require_same_cluster(servers.target, servers.target_identity, self._handle, wait)
                     self._count_what_died(totals)
                     break
                 except ServerRestarted as error:

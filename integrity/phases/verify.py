@@ -21,6 +21,7 @@ from integrity.verify.present import Present
 from integrity.verify.recheck import Rechecker
 from integrity.verify.totals import CompareTotals
 from integrity.verify.verdict import Conclusion, Coverage, conclude
+from integrity.verify.waiving import let_pass
 
 
 class VerifyPhase:
@@ -57,6 +58,7 @@ class VerifyPhase:
                 generations = self._recheck(servers)
                 wait = self._settings.reconnect_seconds
                 require_same_cluster(servers.source, servers.source_identity, self._handle, wait)
+                require_same_cluster(servers.target, servers.target_identity, self._handle, wait)
                 require_same(servers.source, servers.source_identity)
                 require_same(servers.target, servers.target_identity)
                 break
@@ -147,6 +149,7 @@ class VerifyPhase:
         detail: dict[str, object],
     ) -> Conclusion:
         totals: CompareTotals = part.compared
+        waived = let_pass(self._ledger, self._handle, self._settings)
         counts = self._ledger.finding_counts(self._handle.id)
         unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)
         limited = self._settings.databases is not None or servers.source.address.database is not None
@@ -195,7 +198,7 @@ class VerifyPhase:
         if self._settings.workers > 1:
             detail["client_cpu_seconds"] = round(part.cpu_seconds, 3)
         self._handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
-        return conclude(coverage, counts)
+        return conclude(coverage, counts, waived=waived.findings, notes=waived.notes())
 
 
 def _afterwards(servers: Servers) -> dict[str, object]:

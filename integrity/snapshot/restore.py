@@ -26,7 +26,7 @@ from integrity.snapshot.header import Header
 from integrity.snapshot.manifest import ManifestRow
 from integrity.snapshot.restore_batch import Batch, BatchSender
 from integrity.snapshot.totals import OddKey, RestoreTotals
-from integrity.transfer.temporary import TemporaryNames, shard_count
+from integrity.transfer.temporary import TemporaryNames, places_of
 from integrity.wire import pack
 
 _BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -167,7 +167,7 @@ class Restorer:
                 self._identity,
                 version,
                 self.totals,
-                names=TemporaryNames(self._owner, shard_count(target, self._identity)),
+                names=TemporaryNames(self._owner, places_of(target, self._identity)),
                 conflict=self._conflict,
                 incomplete=self._incomplete,
                 on_odd=self._on_odd,

@@ -46,7 +46,7 @@ from integrity.transfer.batch import (
 from integrity.transfer.payload import KIND_BY_RDB_TYPE, for_older_server
 from integrity.transfer.place import Busy, busy_positions, replace_busy
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
-from integrity.transfer.temporary import TemporaryNames, shard_count
+from integrity.transfer.temporary import TemporaryNames, places_of
 from integrity.transfer.typed_reads import dumps_slowly
 from integrity.wire import Connection, argument
 
@@ -264,15 +264,15 @@ class Copier:
             Standby(self._source, "copy", database) as single_source,
             Standby(self._target, "copy", onto) as single_target,
         ):
-            shards = shard_count(target, self._target_identity)
-            self._names = TemporaryNames(self._owner, shards)
+            places = places_of(target, self._target_identity)
+            self._names = TemporaryNames(self._owner, places)
             rewriter = Rewriter(
                 single_source,
                 single_target,
                 source_identity=self._source_identity,
                 target_identity=self._target_identity,
                 limit=self._piece,
-                names=TemporaryNames(f"{self._owner}:rewrite", shards),
+                names=TemporaryNames(f"{self._owner}:rewrite", places),
                 keep_existing=self._settings.conflict is ConflictPolicy.SKIP,
                 pace=self._pace,
             )

@@ -20,7 +20,7 @@ from integrity.settings import BigValueSettings
 from integrity.standby import Standby
 from integrity.transfer.payload import KIND_BY_RDB_TYPE, for_older_server
 from integrity.transfer.rewrite import ENDS_THE_RUN, Rewriter
-from integrity.transfer.temporary import TemporaryNames
+from integrity.transfer.temporary import Places, TemporaryNames
 from integrity.wire import argument, pack
 
 _SLOT: Final = 0
@@ -46,7 +46,7 @@ class KeyCopier:
     """Copies single keys of one database of the source to one of the target, whatever the target holds there.
 
     :param owner: tells these temporary keys from those of any other: begins with the run's id.
-    :param shards: of the target; see :func:`~integrity.transfer.temporary.shard_count`.
+    :param places: of the target; see :func:`~integrity.transfer.temporary.places_of`.
     """
 
     def __init__(
@@ -58,21 +58,21 @@ class KeyCopier:
         target_identity: Identity,
         big_values: BigValueSettings,
         owner: str,
-        shards: int,
+        places: Places,
     ) -> None:
         self._source = source
         self._target = target
         self._absolute = source_identity.has_pexpiretime
         self._replaces = target_identity.parses_before_replacing
         self._big_bytes = big_values.threshold_bytes
-        self._names = TemporaryNames(owner, shards)
+        self._names = TemporaryNames(owner, places)
         self._rewriter = Rewriter(
             source,
             target,
             source_identity=source_identity,
             target_identity=target_identity,
             limit=PieceSize(big_values.piece_bytes, big_values.piece_elements),
-            names=TemporaryNames(f"{owner}:rewrite", shards),
+            names=TemporaryNames(f"{owner}:rewrite", places),
             keep_existing=False,
         )
 

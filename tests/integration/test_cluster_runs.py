@@ -227,13 +227,6 @@ def test_following_a_cluster_by_what_one_server_does_is_refused(
     assert run.exit_code == 2, run.stderr
 
 
-def test_a_cluster_as_the_target_is_refused(greenfly: Greenfly, whole: RedisCluster, blue: Store) -> None:
-    run = migrate(greenfly, blue.url, whole.url)
-
-    assert run.exit_code == 2
-    assert "does not write" in run.stderr
-
-
 def test_a_cutover_from_a_cluster_is_refused(
     greenfly: Greenfly, whole: RedisCluster, green_redis: Store, tmp_path: Path
 ) -> None:
