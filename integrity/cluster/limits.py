@@ -16,10 +16,12 @@ def settings_for(settings: Settings, source: Address, target: Address) -> Settin
     :raises ConfigurationError: something is asked for that is not done with a cluster, or with Sentinels.
     """
     if target.mode == "cluster":
-        raise ConfigurationError(
-            f"Target {target} is a cluster, and this version does not write to one.",
-            "Write to a single server, or to a Dragonfly that serves every slot by itself (redis://).",
-        )
+        if settings.strategy is Strategy.NATIVE:
+            raise ConfigurationError(
+                f"Target {target} is a cluster, and Dragonfly's own replication fills one server.",
+                "Use --strategy copy.",
+            )
+        settings = settings.model_copy(update={"strategy": Strategy.COPY})
     if source.mode == "single":
         return settings
     what = "a cluster" if source.mode == "cluster" else "found by Sentinels"
