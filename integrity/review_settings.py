@@ -31,6 +31,13 @@ class ReviewSettings(Section):
     max_waiver_days: Annotated[float, Field(gt=0, le=366)] = Field(
         90.0, description="findings are let pass for at most so long"
     )
+    max_waived_findings: Annotated[int, Field(ge=1, le=10_000_000)] = Field(
+        1_000, description="a waiver covers at most so many findings of a run; beyond, it lets none pass"
+    )
+    honour_waivers: bool = Field(
+        True,
+        description="findings that somebody let pass fail no later verdict, and close no gate of a cutover",
+    )
     separate_reviewer: bool = Field(
         True, description="who started a run can neither sign it off nor let its findings pass"
     )

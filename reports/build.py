@@ -123,7 +123,7 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
         finding_shapes=build_shapes(ledger, run.id),
         repairs=evidence.repairs,
         live=live,
-        exceptions=group_exceptions(exceptions_by_rule(ledger, run.id), run),
+        exceptions=group_exceptions(ledger, exceptions_by_rule(ledger, run.id), run),
         waivers=build_waivers(ledger, run, now),
         comparison=build_comparison(ledger, run, rehearsal=rehearsal),
         artifacts=tuple(

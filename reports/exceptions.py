@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Final
 
 from integrity.ledger import Ledger
-from integrity.ledger.finding_waivers import read_finding_waivers
+from integrity.ledger.finding_waivers import FindingWaiverRecord, read_finding_waivers
 from integrity.ledger.models import FindingClass, Run
-from reports.display import key_text
+from integrity.ledger.waived_findings import RULE
+from reports.display import key_text, moment
 from reports.facts import masked_text
 
 RULE_MEANING: Final[Mapping[str, str]] = {
@@ -27,12 +28,12 @@ _NOT_RECORDED: Final = "not recorded"
 
 @dataclass(frozen=True, slots=True)
 class ExceptionGroup:
-    """What one rule excepts."""
+    """What one rule, or one waiver, excepts."""
 
     rule: str
     meaning: str
     owner: str
-    """Who started the run that has the rule in its settings."""
+    """Who started the run that has the rule in its settings, or gave the waiver."""
     at: datetime
     """When."""
     by_class: Mapping[FindingClass, int]
@@ -89,19 +90,35 @@ def build_waivers(ledger: Ledger, run: Run, now: datetime) -> tuple[FindingWaive
 
 
 def group_exceptions(
-    counts: Mapping[tuple[str | None, FindingClass], int], run: Run
+    ledger: Ledger, counts: Mapping[tuple[str | None, FindingClass], int], run: Run
 ) -> tuple[ExceptionGroup, ...]:
-    """One group per rule, those with most findings first."""
-    owner = masked_text(run.operator)
+    """One group per rule and waiver, those with most findings first."""
     by_rule: dict[str, dict[FindingClass, int]] = defaultdict(dict)
     order = list(FindingClass)
     for (rule, finding_class), count in sorted(counts.items(), key=lambda item: order.index(item[0][1])):
         by_rule[_NOT_RECORDED if rule is None else masked_text(rule)][finding_class] = count
+    waivers = _waivers_of(ledger, run) if any(rule.startswith(RULE) for rule in by_rule) else {}
     groups = [
-        ExceptionGroup(rule, rule_meaning(rule), owner, run.started_at, by_class)
+        ExceptionGroup(
+            rule, _waiver_meaning(waivers[rule]), masked_text(waivers[rule].by), waivers[rule].at, by_class
+        )
+        if rule in waivers
+        else ExceptionGroup(rule, rule_meaning(rule), masked_text(run.operator), run.started_at, by_class)
         for rule, by_class in by_rule.items()
     ]
     return tuple(sorted(groups, key=lambda group: (-group.total, group.rule)))
+
+
+def _waivers_of(ledger: Ledger, run: Run) -> dict[str, FindingWaiverRecord]:
+    """By the rule that findings name."""
+    return {
+        waiver.rule: waiver
+        for waiver in read_finding_waivers(ledger.engine, run.source_address, run.target_address)
+    }
+
+
+def _waiver_meaning(waiver: FindingWaiverRecord) -> str:
+    return f"Let pass until {moment(waiver.until)}: {masked_text(waiver.why)}"
 
 
 def rule_meaning(rule: str) -> str:

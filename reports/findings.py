@@ -38,7 +38,7 @@ CLASS_MEANING: Final[dict[FindingClass, str]] = {
 
 STATE_MEANING: Final[dict[FindingState, str]] = {
     FindingState.OPEN: "counts against the verdict",
-    FindingState.EXCEPTION: "expected under a rule of the run, which is named",
+    FindingState.EXCEPTION: "expected under a rule of the run or let pass by a waiver, which is named",
     FindingState.SETTLED: "a later look found the key equal; kept for the record",
     FindingState.REPAIRED: "a repair run made both sides equal since",
 }

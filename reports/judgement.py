@@ -38,7 +38,7 @@ _TONES: Final[dict[Verdict, Tone]] = {
 }
 _MEANINGS: Final[dict[Verdict, str]] = {
     Verdict.PASS: "Every key that was compared is the same on both sides.",
-    Verdict.PASS_WITH_EXCEPTIONS: "The only differences are those that a rule of this run expects.",
+    Verdict.PASS_WITH_EXCEPTIONS: "The only differences are those that a rule expects, or that somebody let pass.",
     Verdict.FAIL: "The two sides differ.",
     Verdict.INCONCLUSIVE: "Nothing is proven either way. This is not a pass, and it is not proof of a loss.",
 }

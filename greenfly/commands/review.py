@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from greenfly.commands import options as o
+from greenfly.commands import review_waivers
+from greenfly.commands.review_options import As, Comment, Gate, Run, open_as_it_is, shown
 
 if TYPE_CHECKING:
-    from integrity.ledger import Ledger
-    from integrity.ledger.models import FindingClass
     from integrity.ledger.reviews import GateView, Separate
     from integrity.ledger.vocabulary import Decision
     from integrity.settings import Settings
@@ -26,16 +26,9 @@ app = typer.Typer(
 )
 token_app = typer.Typer(no_args_is_help=True, help="Tokens with which people sign in on the review page.")
 app.add_typer(token_app, name="token")
-
-Run = Annotated[str, typer.Argument(help="Run id, its beginning or ending, or latest.")]
-Gate = Annotated[
-    str, typer.Option(help="What is decided about: review (the run's record), or cutover, of a sync run.")
-]
-As = Annotated[
-    str | None,
-    typer.Option("--as", help="Who decides (default: GREENFLY_OPERATOR, or the user of this process)."),
-]
-Comment = Annotated[str, typer.Option(help="Why; kept with the decision.")]
+app.command("waive")(review_waivers.waive)
+app.command("unwaive")(review_waivers.unwaive)
+app.command("waivers")(review_waivers.list_waivers)
 
 
 @app.callback()
@@ -60,7 +53,6 @@ def review(
             )
         return
     from greenfly.review_actions import actions_of
-    from integrity.ledger.opening import open_as_it_is
     from integrity.ledger.tokens import read_tokens
     from reports.review.serve import serve
 
@@ -133,7 +125,7 @@ def token_list(config: o.ConfigFile = None, state_dir: o.StateDir = None, as_jso
     from greenfly.console import print_json
     from integrity.ledger.tokens import read_tokens
 
-    with closing(_open(o.load(config, state_dir, {}).settings)) as ledger:
+    with closing(open_as_it_is(o.load(config, state_dir, {}).settings)) as ledger:
         tokens = read_tokens(ledger.engine)
     now = datetime.now(UTC)
     if as_json:
@@ -142,7 +134,7 @@ def token_list(config: o.ConfigFile = None, state_dir: o.StateDir = None, as_jso
     for token in tokens:
         typer.echo(
             f"{token.id}  {token.state(now):<8} {token.role.value:<9} until {token.expires_at:%Y-%m-%d}  "
-            f"{_shown(token.name)}"
+            f"{shown(token.name)}"
         )
     if not tokens:
         typer.echo("No token.")
@@ -162,12 +154,12 @@ def token_revoke(
     from integrity.ledger.naming import operator_name
     from integrity.ledger.tokens import revoke_token
 
-    with closing(_open(o.load(config, state_dir, {}).settings)) as ledger:
+    with closing(open_as_it_is(o.load(config, state_dir, {}).settings)) as ledger:
         record = revoke_token(ledger.engine, token, operator_name())
     if as_json:
         print_json(record.to_dict(datetime.now(UTC)))
         return
-    typer.echo(f"Token {record.id} of {_shown(record.name)} is revoked.")
+    typer.echo(f"Token {record.id} of {shown(record.name)} is revoked.")
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -188,7 +180,7 @@ def list_gates(
     from integrity.ledger.reviews import read_gates
 
     settings = o.load(config, state_dir, {}).settings
-    with closing(_open(settings)) as ledger:
+    with closing(open_as_it_is(settings)) as ledger:
         rows = [
             (run, gate)
             for run in ledger.runs(limit)
@@ -214,7 +206,7 @@ def list_gates(
         return
     for run, gate in rows:
         verdict = run.verdict.value if run.verdict else run.state.value
-        by = f" by {', '.join(map(_shown, gate.standing.approvers))}" if gate.standing.approvers else ""
+        by = f" by {', '.join(map(shown, gate.standing.approvers))}" if gate.standing.approvers else ""
         typer.echo(f"{run.id}  {run.kind.value:<8} {verdict:<20} {gate.gate:<8} {gate.word}{by}")
     if not rows:
         typer.echo("Nothing to decide.")
@@ -254,68 +246,6 @@ def reject(
     _decide(run, gate, decision, comment, as_user, config, state_dir, as_json=as_json)
 
 
-@app.command("waive")
-def waive(
-    run: Run = "latest",
-    finding_class: Annotated[
-        str, typer.Option("--class", help="Class of the findings: value, missing, …")
-    ] = "",
-    key: Annotated[
-        str | None, typer.Option(help=r"The one key, as text; \xNN is that byte, \\ a backslash.")
-    ] = None,
-    pattern: Annotated[str | None, typer.Option(help="Or a pattern of keys: cache:*.")] = None,
-    database: Annotated[int | None, typer.Option(min=0, help="Only in this database.")] = None,
-    days: Annotated[float, typer.Option(help="For how long.")] = 7.0,
-    why: Annotated[str, typer.Option(help="Why; kept with the waiver.")] = "",
-    as_user: As = None,
-    config: o.ConfigFile = None,
-    state_dir: o.StateDir = None,
-    as_json: o.Json = False,
-) -> None:
-    """Let findings between a run's two servers pass for a while. The record and the verdict stay as they are."""
-    from datetime import UTC, datetime
-
-    from greenfly.console import print_json
-    from integrity.errors import ConfigurationError
-    from integrity.glob import PatternError
-    from integrity.ledger.finding_waivers import Subject, waive_findings
-    from integrity.ledger.naming import operator_name
-    from integrity.rule_text import read_prefix
-
-    settings = o.load(config, state_dir, {}).settings
-    try:
-        exact = read_prefix(key) if key is not None else None
-    except PatternError as error:
-        raise ConfigurationError(f"The key cannot be read: {error}.", "Correct --key.") from error
-    with closing(_open(settings)) as ledger:
-        waiver = waive_findings(
-            ledger.engine,
-            ledger.find_run(run).id,
-            Subject(_class(finding_class), database, exact, pattern),
-            by=as_user or operator_name(),
-            why=why,
-            days=days,
-            most_days=settings.review.max_waiver_days,
-            separate=settings.review.separate_reviewer,
-        )
-    if as_json:
-        print_json(waiver.to_dict(datetime.now(UTC)))
-        return
-    typer.echo(f"Waiver {waiver.id} holds until {waiver.until:%Y-%m-%d %H:%M} UTC.")
-
-
-def _class(text: str) -> FindingClass:
-    from integrity.errors import ConfigurationError
-    from integrity.ledger.vocabulary import FindingClass
-
-    try:
-        return FindingClass(text)
-    except ValueError:
-        raise ConfigurationError(
-            f"There is no class of findings {text!r}.", f"Give --class one of {', '.join(FindingClass)}."
-        ) from None
-
-
 def _decide(
     run: str,
     gate: str,
@@ -332,7 +262,7 @@ def _decide(
     from integrity.ledger.reviews import decide
 
     settings = o.load(config, state_dir, {}).settings
-    with closing(_open(settings)) as ledger:
+    with closing(open_as_it_is(settings)) as ledger:
         found = ledger.find_run(run)
         stands = decide(
             ledger.engine, found.id, gate, decision, as_user or operator_name(), comment, _separate(settings)
@@ -357,15 +287,3 @@ def _separate(settings: Settings) -> Separate:
     from integrity.ledger.reviews import Separate
 
     return Separate(settings.review.separate_reviewer, settings.cutover.separate_approver)
-
-
-def _open(settings: Settings) -> Ledger:
-    from integrity.ledger.opening import open_as_it_is
-
-    return open_as_it_is(settings)
-
-
-def _shown(text: str) -> str:
-    from reports.facts import masked_text
-
-    return masked_text(text)

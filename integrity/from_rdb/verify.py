@@ -14,6 +14,7 @@ from integrity.transfer.throttle import Throttle
 from integrity.verify.exceptions import FindingRules
 from integrity.verify.look import BigValues
 from integrity.verify.verdict import Conclusion, Coverage, conclude
+from integrity.verify.waiving import let_pass
 
 
 def verify_file(subject: Subject, selection: Selection, detail: dict[str, object]) -> Conclusion:
@@ -57,6 +58,7 @@ def verify_file(subject: Subject, selection: Selection, detail: dict[str, object
         )
         comparer.compare(manifest)
         comparer.search(places, sorted(onto), databases)
+    waived = let_pass(run.ledger, run.handle, settings)
     totals, counts = comparer.totals, run.ledger.finding_counts(run.id)
     unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)
     coverage = Coverage(
@@ -97,4 +99,4 @@ def verify_file(subject: Subject, selection: Selection, detail: dict[str, object
         }
     )
     run.handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
-    return conclude(coverage, counts)
+    return conclude(coverage, counts, waived=waived.findings, notes=waived.notes())

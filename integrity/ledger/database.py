@@ -41,7 +41,7 @@ __all__ = [
     "writing",
 ]
 
-SCHEMA_HEAD: Final = "0006"
+SCHEMA_HEAD: Final = "0007"
 """The newest Alembic revision; a test keeps it equal to the migration folder's."""
 
 _DRIVERS: Final = {

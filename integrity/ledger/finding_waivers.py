@@ -1,11 +1,15 @@
-"""Waivers of findings: differences between two servers that somebody let pass, until a day."""
+"""Waivers of findings: differences between two servers that somebody let pass, until a day.
+
+What they do to the findings of later runs is in :mod:`integrity.verify.waiving`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from sqlalchemy import Engine, insert, select, update
 
@@ -16,19 +20,15 @@ from integrity.ledger.database import reading, repeated, writing
 from integrity.ledger.models import Run
 from integrity.ledger.review_models import FindingWaiver
 from integrity.ledger.vocabulary import FindingClass
+from integrity.ledger.waived_findings import RULE, Subject, find_covered
 from integrity.rule_text import read_pattern
 
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a waiver is about: one key, or the keys of a pattern."""
-
-    finding_class: FindingClass
-    database: int | None = None
-    """None: every database."""
-    key: bytes | None = None
-    pattern: str | None = None
-    """As in a run's rules; exactly one of key and pattern is given."""
+UNWAIVABLE: Final = frozenset({FindingClass.UNREADABLE, FindingClass.AT_RISK, FindingClass.SKIPPED})
+"""Classes that say that nothing is known about a key, and the one that a rule of the run excepts already."""
+MAX_REASON: Final = 4_000
+"""Characters."""
+_MOST_BEFORE: Final = 1_000
+"""What holds for waivers of a version that named no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,18 @@ class FindingWaiverRecord:
     run_id: str
     withdrawn_at: datetime | None = None
     withdrawn_by: str | None = None
+    most_findings: int | None = None
+    """Of one run."""
+
+    @property
+    def rule(self) -> str:
+        """What the findings name that it covers."""
+        return f"{RULE}{self.id}"
+
+    @property
+    def most(self) -> int:
+        """It lets no finding of a run pass where it covers more."""
+        return self.most_findings if self.most_findings is not None else _MOST_BEFORE
 
     def in_force(self, now: datetime) -> bool:
         """Whether it still lets anything pass."""
@@ -70,6 +82,7 @@ class FindingWaiverRecord:
             "database": self.database,
             "key_hex": self.key.hex() if self.key is not None else None,
             "pattern": self.pattern,
+            "at_most": self.most,
             "why": self.why,
             "by": self.by,
             "at": self.at.isoformat(),
@@ -104,7 +117,15 @@ class WaiverCover:
         return next((w for w in (*exact, *matching) if w.database in (None, database)), None)
 
 
-@repeated
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A new waiver."""
+
+    waiver: FindingWaiverRecord
+    covers: int
+    """Open findings of the run on which it was given."""
+
+
 def waive_findings(
     engine: Engine,
     run_id: str,
@@ -114,16 +135,46 @@ def waive_findings(
     why: str,
     days: float,
     most_days: float,
+    most_findings: int,
     separate: bool,
-) -> FindingWaiverRecord:
-    """Let findings of a run's two servers pass for so many days; recorded with its audit event.
+) -> Granted:
+    """Let findings between a run's two servers pass for so many days; recorded with its audit event.
 
-    :raises ConfigurationError: no such run, no reason, a time or a pattern that cannot be used.
-    :raises Refused: who started the run cannot let its findings pass.
+    :param most_findings: it lets no finding of a run pass where it covers more.
+    :raises ConfigurationError: no such run, no reason, a class, a time or a pattern that cannot be used.
+    :raises Refused: who started the run cannot let its findings pass, or too many of them are covered.
     """
     _check(subject, why, days, most_days)
+    covered = find_covered(engine, run_id, subject, most_findings)
+    if covered.more:
+        raise Refused(
+            f"That covers more than {most_findings:,} open findings of run {run_id}.",
+            "Name a narrower pattern, one database, or single keys; review.max_waived_findings is the most.",
+        )
     now = datetime.now(UTC)
-    until = now + timedelta(days=days)
+    record = FindingWaiverRecord(
+        id=0,
+        source="",
+        target="",
+        finding_class=subject.finding_class,
+        database=subject.database,
+        key=subject.key,
+        pattern=subject.pattern,
+        why=why.strip(),
+        by=by,
+        at=now,
+        until=now + timedelta(days=days),
+        run_id=run_id,
+        most_findings=most_findings,
+    )
+    return Granted(_record(engine, record, len(covered.ids), separate=separate), len(covered.ids))
+
+
+@repeated
+def _record(
+    engine: Engine, wanted: FindingWaiverRecord, covers: int, *, separate: bool
+) -> FindingWaiverRecord:
+    run_id, by = wanted.run_id, wanted.by
     with writing(engine) as connection:
         run = connection.execute(
             select(Run.operator, Run.source_address, Run.target_address).where(Run.id == run_id)
@@ -136,25 +187,19 @@ def waive_findings(
             raise Refused(
                 f"{by} started run {run_id} and cannot let its findings pass.", "Somebody else has to."
             )
+        placed = replace(wanted, source=run.source_address, target=run.target_address)
         values = {
-            "source": run.source_address,
-            "target": run.target_address,
-            "finding_class": subject.finding_class,
-            "database": subject.database,
-            "key": subject.key,
-            "pattern": subject.pattern,
-            "why": why.strip(),
-            "by": by,
-            "at": now,
-            "until": until,
-            "run_id": run_id,
+            column.name: getattr(placed, column.name)
+            for column in FindingWaiver.__table__.columns
+            if column.name != "id"
         }
         made = connection.execute(insert(FindingWaiver).values(values))
         primary = made.inserted_primary_key
         if primary is None:
             raise TypeError("the database told no number of the new row")
-        waiver = FindingWaiverRecord(id=int(primary[0]), **values)
-        audit.append(connection, run_id, by, "finding-waiver.granted", waiver.to_dict(now))
+        waiver = replace(placed, id=int(primary[0]))
+        payload = waiver.to_dict(wanted.at) | {"covers": covers}
+        audit.append(connection, run_id, by, "finding-waiver.granted", payload)
     return waiver
 
 
@@ -165,6 +210,13 @@ def _check(subject: Subject, why: str, days: float, most_days: float) -> None:
         raise ConfigurationError(
             f"A finding is let pass for more than 0 and at most {most_days:g} days.", "Name a nearer end."
         )
+    if subject.finding_class in UNWAIVABLE:
+        raise ConfigurationError(
+            f"Findings of class {subject.finding_class.value} cannot be let pass.",
+            "Waive how the key differs; what was skipped, could not be read or is at risk says nothing about that.",
+        )
+    if len(why) > MAX_REASON:
+        raise ConfigurationError(f"A reason holds at most {MAX_REASON:,} characters.", "Write less.")
     if (subject.key is None) is (subject.pattern is None):
         raise ConfigurationError(
             "A waiver is about one key, or about a pattern of keys.", "Give one of them."
@@ -191,25 +243,24 @@ def read_finding_waivers(
 
 
 @repeated
-def withdraw_finding_waiver(engine: Engine, number: int, by: str) -> None:
+def withdraw_finding_waiver(engine: Engine, number: int, by: str) -> FindingWaiverRecord:
     """Record that it lets nothing pass any more.
 
     :raises ConfigurationError: there is none with this number.
     :raises Refused: it was withdrawn before.
     """
+    now = datetime.now(UTC)
+    columns = FindingWaiver.__table__.columns
     with writing(engine) as connection:
-        row = connection.execute(
-            select(FindingWaiver.run_id, FindingWaiver.withdrawn_by, FindingWaiver.withdrawn_at).where(
-                FindingWaiver.id == number
-            )
-        ).one_or_none()
+        # A number beyond what a database can hold is no number of a row.
+        query = select(*columns).where(FindingWaiver.id == number)
+        row = connection.execute(query).one_or_none() if 0 < number < 2**63 else None
         if row is None:
-            raise ConfigurationError(f"There is no waiver {number}.", "The page of waivers shows all.")
+            raise ConfigurationError(f"There is no waiver {number}.", "`greenfly review waivers` shows all.")
         if row.withdrawn_at is not None:
             raise Refused(f"Waiver {number} was withdrawn before, by {row.withdrawn_by}.", "")
         connection.execute(
-            update(FindingWaiver)
-            .where(FindingWaiver.id == number)
-            .values(withdrawn_at=datetime.now(UTC), withdrawn_by=by)
+            update(FindingWaiver).where(FindingWaiver.id == number).values(withdrawn_at=now, withdrawn_by=by)
         )
         audit.append(connection, row.run_id, by, "finding-waiver.withdrawn", {"id": number})
+    return FindingWaiverRecord(**{**row._mapping, "withdrawn_at": now, "withdrawn_by": by})

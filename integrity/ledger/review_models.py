@@ -73,3 +73,5 @@ class FindingWaiver(Base):
     """The run on whose findings it was given."""
     withdrawn_at: Mapped[datetime | None]
     withdrawn_by: Mapped[str | None] = mapped_column(Line(200))
+    most_findings: Mapped[int | None]
+    """It lets no finding of a run pass where it covers more; null in what earlier versions wrote."""

@@ -24,6 +24,7 @@ from integrity.settings import Settings
 from integrity.switch.environment import EnvironmentSwitch
 from integrity.switch.fence import Fence
 from integrity.switch.sides import Sides, green_url
+from integrity.verify.waiving import rely_on_waivers
 
 ALIVE_SECONDS: Final = 5.0
 """How old the sync process's newest sign of life may be."""
@@ -166,6 +167,17 @@ class Gates:
                 "cutover.accept_stuck_keys.",
             )
         value = f"clean {age:,.0f} s ago"
+        relied_on = rely_on_waivers(self._ledger, self._run.id, self._settings, status.clean_since)
+        if relied_on.lapsed:
+            return Gate(
+                "verdict",
+                False,
+                f"{relied_on.lapsed:,} findings pass no more",
+                limit,
+                "The waivers that let them pass were withdrawn, or have expired. Compare again, or waive them anew.",
+            )
+        if relied_on.passing:
+            value += f"; {relied_on.passing:,} findings were let pass"
         if age > most or status.gap is not None:
             return Gate(
                 "verdict", False, value + (f"; {status.gap}" if status.gap else ""), limit, "Compare again."

@@ -43,6 +43,7 @@ from integrity.sync.opening import open_feed
 from integrity.sync.prover import Prover
 from integrity.sync.spool import Spool
 from integrity.sync.streams import KnownStreams
+from integrity.verify.waiving import Waiving
 from integrity.wire import pack
 
 _WATCH_SECONDS: Final = 1.0
@@ -132,6 +133,7 @@ class Follower:
         self._reported: set[bytes] = set()
         """Names that have findings which a later comparison may settle."""
         self._excepted: set[tuple[int, bytes, FindingClass]] = set()
+        self._waiving = Waiving(ledger, handle.id, settings)
         self._heartbeat: Heartbeat | None = None
         self._queue_before: int | None = None
         self._all_applied = False
@@ -454,8 +456,11 @@ class Follower:
             self.suspects.difference_update(given_up)
             return len(names)
         for name in given_up:
-            self._found(proof.different[name])
+            found = self._waiving.apply(proof.different[name], self.link.target_identity.address)
+            self._found(found)
             self.suspects.discard(name)
+            if all(finding.state is FindingState.EXCEPTION for finding in found):
+                self.dirty.stuck.discard(name)
         return len(names)
 
     def _found(self, findings: Sequence[NewFinding]) -> None:

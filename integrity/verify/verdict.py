@@ -6,7 +6,7 @@ makes it FAIL.  Neither is ever a PASS.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,8 +47,18 @@ class Conclusion:
     reason: str
 
 
-def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingState], int]) -> Conclusion:
-    """The verdict over a finished comparison."""
+def conclude(
+    coverage: Coverage,
+    counts: Mapping[tuple[FindingClass, FindingState], int],
+    *,
+    waived: int = 0,
+    notes: Sequence[str] = (),
+) -> Conclusion:
+    """The verdict over a finished comparison.
+
+    :param waived: how many of the exceptions somebody let pass.
+    :param notes: sentences that are told with a FAIL.
+    """
 
     def count(finding_class: FindingClass, state: FindingState = FindingState.OPEN) -> int:
         return counts.get((finding_class, state), 0)
@@ -62,7 +72,13 @@ def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingStat
         also = f"; the target refused {refused:,} of the payloads" if refused else ""
         return Conclusion(
             Verdict.FAIL,
-            f"{total:,} difference{'' if total == 1 else 's'} in {coverage.compared:,} compared keys: {named}{also}.",
+            " ".join(
+                (
+                    f"{total:,} difference{'' if total == 1 else 's'} in {coverage.compared:,} compared keys: "
+                    f"{named}{also}.",
+                    *notes,
+                )
+            ),
         )
     if unreadable:
         return Conclusion(
@@ -80,10 +96,15 @@ def conclude(coverage: Coverage, counts: Mapping[tuple[FindingClass, FindingStat
     if exceptions:
         return Conclusion(
             Verdict.PASS_WITH_EXCEPTIONS,
-            f"{agree}, but for {exceptions:,} that a rule of this run excepts by name.{aside}",
+            f"{agree}, but for {_excepted(exceptions - waived, waived)}.{aside}",
         )
     where = ""
     if coverage.only_databases is not None:
         # What the run was told to leave out was not looked at on either side.
         where = f" in database {', '.join(map(str, coverage.only_databases))}, to which this run was limited"
     return Conclusion(Verdict.PASS, f"{agree}, and the target holds no other key{where}.{aside}")
+
+
+def _excepted(by_rule: int, waived: int) -> str:
+    parts = [f"{by_rule:,} that a rule of this run excepts by name"] if by_rule else []
+    return " and ".join([*parts, f"{waived:,} that somebody let pass until a day"] if waived else parts)

@@ -16,8 +16,9 @@ from integrity.errors import ConfigurationError
 from integrity.ledger.database import reading
 from integrity.ledger.finding_search import FindingQuery, databases_of, search_findings
 from integrity.ledger.finding_waivers import (
+    UNWAIVABLE,
     FindingWaiverRecord,
-    Subject,
+    Granted,
     WaiverCover,
     read_finding_waivers,
     waive_findings,
@@ -26,6 +27,8 @@ from integrity.ledger.finding_waivers import (
 from integrity.ledger.key_search import KeyForm, read_wanted
 from integrity.ledger.models import Finding, FindingClass, FindingState, Run
 from integrity.ledger.review_models import Role
+from integrity.ledger.waived_findings import Subject
+from reports.display import counted
 from reports.findings import CLASS_MEANING, STATE_MEANING
 from reports.review.finding_view import sentences, sides_then
 from reports.review.keys import PAGE_BYTES, key_view
@@ -159,6 +162,8 @@ def _one(page: Page, run: Run, finding: Finding, both: object) -> Response:
         waivers=covering,
         waived=next((waiver for waiver in covering if waiver.in_force(now)), None),
         most_days=page.site.settings.max_waiver_days,
+        waivable=finding.finding_class not in UNWAIVABLE,
+        honoured=page.site.settings.honour_waivers,
     )
 
 
@@ -182,8 +187,11 @@ def waive_one(page: Page) -> Response:
     """Let this finding pass for a while."""
     run = page.run()
     finding = _finding(page, run)
-    _waive(page, run, Subject(finding.finding_class, finding.database, key=finding.key))
-    return page.go(f"/runs/{run.id}/findings/{finding.id}", "Recorded: the finding is let pass.")
+    waiver = _waive(page, run, Subject(finding.finding_class, finding.database, key=finding.key)).waiver
+    return page.go(
+        f"/runs/{run.id}/findings/{finding.id}",
+        f"Recorded: waiver {waiver.id} lets it pass in later runs between these two servers.",
+    )
 
 
 def waive_many(page: Page) -> Response:
@@ -197,16 +205,25 @@ def waive_many(page: Page) -> Response:
     if database and not (database.isascii() and database.isdecimal() and len(database) < 10):
         raise ConfigurationError("A database is a number.", "Leave it empty for all.")
     pattern = page.form.get("pattern", "").strip()
-    _waive(page, run, Subject(kind, int(database) if database else None, pattern=pattern))
-    return page.go("/waivers", "Recorded: findings of that pattern are let pass.")
+    granted = _waive(page, run, Subject(kind, int(database) if database else None, pattern=pattern))
+    return page.go(
+        "/waivers",
+        f"Recorded: waiver {granted.waiver.id}. It covers {counted(granted.covers, 'open finding')} of the run.",
+    )
 
 
-def _waive(page: Page, run: Run, subject: Subject) -> None:
+def _waive(page: Page, run: Run, subject: Subject) -> Granted:
     try:
         days = float(page.form.get("days", ""))
     except ValueError:
         raise ConfigurationError("The number of days is no number.", "Correct it.") from None
-    waive_findings(
+    most = page.form.get("most", "").strip()
+    if most and not (most.isascii() and most.isdecimal() and int(most[:10]) > 0 and len(most) < 10):
+        raise ConfigurationError(
+            "The number of findings is no number above 0.", "Leave it empty for the most."
+        )
+    allowed = page.site.settings.max_waived_findings
+    return waive_findings(
         page.ledger.engine,
         run.id,
         subject,
@@ -214,13 +231,18 @@ def _waive(page: Page, run: Run, subject: Subject) -> None:
         why=page.form.get("why", ""),
         days=days,
         most_days=page.site.settings.max_waiver_days,
+        most_findings=min(int(most), allowed) if most else allowed,
         separate=page.site.settings.separate_reviewer,
     )
 
 
 def show_waivers(page: Page) -> Response:
     """Every waiver."""
-    return page.render("waivers.html.jinja", waivers=read_finding_waivers(page.ledger.engine)[::-1])
+    return page.render(
+        "waivers.html.jinja",
+        waivers=read_finding_waivers(page.ledger.engine)[::-1],
+        honoured=page.site.settings.honour_waivers,
+    )
 
 
 def withdraw(page: Page) -> Response:

@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
 from integrity.errors import ConfigurationError
-from integrity.ledger.finding_waivers import read_finding_waivers
+from integrity.ledger.finding_waivers import UNWAIVABLE, read_finding_waivers
 from integrity.ledger.models import FindingState, RunKind
 from integrity.ledger.operations import operations, under_way
 from integrity.ledger.reviews import CUTOVER_GATE, decide, read_gates
@@ -54,6 +54,9 @@ def show(page: Page) -> Response:
         children=ledger.child_runs(run.id),
         waivers=[waiver for waiver in held if waiver.withdrawn_at is None],
         most_days=page.site.settings.max_waiver_days,
+        most_findings=page.site.settings.max_waived_findings,
+        honoured=page.site.settings.honour_waivers,
+        unwaivable=UNWAIVABLE,
         can_roll_back=run.kind is RunKind.SYNC and page.site.actions.roll_back is not None,
         counted_to=COUNTED_TO,
         cutover_gate=CUTOVER_GATE,

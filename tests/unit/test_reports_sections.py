@@ -17,7 +17,7 @@ from integrity.audit.seal import Seal
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.assessments import read_assessment
 from integrity.ledger.database import writing
-from integrity.ledger.finding_waivers import Subject, waive_findings
+from integrity.ledger.finding_waivers import waive_findings
 from integrity.ledger.live_models import Approval
 from integrity.ledger.models import (
     FindingClass,
@@ -31,6 +31,7 @@ from integrity.ledger.models import (
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.ledger.taking_back import take_back
 from integrity.ledger.vocabulary import Decision
+from integrity.ledger.waived_findings import Subject
 from integrity.rehearsal import REHEARSED
 from integrity.settings import Settings
 from reports import build_report
@@ -76,7 +77,15 @@ def test_what_somebody_let_pass_has_owner_and_date(ledger: Ledger, tmp_path: Pat
 
     def waive(subject: Subject) -> None:
         waive_findings(
-            ledger.engine, run_id, subject, by="grace", why="<i>known</i>", days=3, most_days=9, separate=True
+            ledger.engine,
+            run_id,
+            subject,
+            by="grace",
+            why="<i>known</i>",
+            days=3,
+            most_days=9,
+            most_findings=100,
+            separate=True,
         )
 
     waive(Subject(FindingClass.VALUE, 0, key=runs.HOSTILE_KEYS[3]))

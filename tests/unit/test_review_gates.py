@@ -14,7 +14,6 @@ from integrity.errors import ConfigurationError, Refused
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.finding_waivers import (
     FindingWaiverRecord,
-    Subject,
     WaiverCover,
     read_finding_waivers,
     waive_findings,
@@ -24,6 +23,7 @@ from integrity.ledger.models import FindingClass, RunKind
 from integrity.ledger.naming import operator_name
 from integrity.ledger.reviews import GateView, Separate, decide, read_gates
 from integrity.ledger.vocabulary import Decision
+from integrity.ledger.waived_findings import Subject
 from integrity.settings import Settings, load_settings
 from tests.ledger import place
 
@@ -125,9 +125,25 @@ def test_a_refused_decision_leaves_no_trace(ledger: Ledger, settings: Settings) 
 
 
 def waive(
-    ledger: Ledger, run: str, subject: Subject, by: str = "grace", days: float = 7, why: str = "why"
+    ledger: Ledger,
+    run: str,
+    subject: Subject,
+    by: str = "grace",
+    days: float = 7,
+    why: str = "why",
+    most: int = 1000,
 ) -> FindingWaiverRecord:
-    return waive_findings(ledger.engine, run, subject, by=by, why=why, days=days, most_days=30, separate=True)
+    return waive_findings(
+        ledger.engine,
+        run,
+        subject,
+        by=by,
+        why=why,
+        days=days,
+        most_days=30,
+        most_findings=most,
+        separate=True,
+    ).waiver
 
 
 def test_a_waiver_covers_its_class_key_and_database_alone(ledger: Ledger, settings: Settings) -> None:
