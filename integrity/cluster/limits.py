@@ -63,13 +63,12 @@ def require_assessable(source: Address) -> None:
 
 def require_fenceable(blue: Address, green: Address) -> None:
     """
-    :raises Refused: one side is a cluster.
+    :raises Refused: green is a cluster.
     """
-    for name, address in (("Blue", blue), ("Green", green)):
-        if address.mode == "cluster":
-            raise Refused(
-                f"{name} {address} is a cluster. This version copies, compares and follows one, and does not fence it: "
-                "a cutover or rollback would leave nodes that can be written.",
-                "Stop the applications' writes yourself, let `greenfly sync --until-equal` end with PASS, and switch "
-                "them then.",
-            )
+    if green.mode == "cluster":
+        raise Refused(
+            f"Green {green} is a cluster. This version copies, compares and follows one, and cuts over from one, but "
+            "not to one: what applications write there could not be followed.",
+            "Stop the applications' writes yourself, let `greenfly sync --until-equal` end with PASS, and switch them "
+            "then.",
+        )

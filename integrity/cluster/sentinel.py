@@ -46,7 +46,7 @@ def find_master(target: Target) -> Place:
     question = pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", target.address.service.encode())
     for place in seeds(target):
         try:
-            reply = _ask(target, place, question)
+            reply = ask_sentinel(target, place, question)
         except ServerError as error:
             failed = error
             continue
@@ -63,8 +63,11 @@ def find_master(target: Target) -> Place:
     )
 
 
-def _ask(target: Target, place: Place, question: bytes) -> Reply:
-    """One Sentinel's answer.  Sentinels mostly ask for no password; one that does is given the master's."""
+def ask_sentinel(target: Target, place: Place, question: bytes) -> Reply:
+    """One Sentinel's answer.  Sentinels mostly ask for no password; one that does is given the master's.
+
+    :raises ServerError: it cannot be reached, or refuses.
+    """
     with_password = node_target(target, place)
     try:
         connection = Connection(replace(with_password, username=None, password=None), name=_NAME)
@@ -73,5 +76,5 @@ def _ask(target: Target, place: Place, question: bytes) -> Reply:
     with connection:
         reply = connection.exchange([question])[0]
         if isinstance(reply, ErrorReply):
-            raise connection.error_for(reply, "SENTINEL GET-MASTER-ADDR-BY-NAME")
+            raise connection.error_for(reply, "SENTINEL")
     return reply

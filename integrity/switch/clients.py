@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from integrity.endpoint import Identity
+from integrity.endpoint import Endpoint, read_info
 from integrity.errors import ProtocolError
+from integrity.info import engine_of
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, pack
 
 OWN_PREFIX: Final = "greenfly:"
 """How the names of Greenfly's own connections begin."""
+
+
+class Software(Protocol):
+    """What runs on a server; an :class:`~integrity.endpoint.Identity` tells it too."""
+
+    @property
+    def engine(self) -> str:
+        """``redis``, ``valkey`` or ``dragonfly``."""
+
+    @property
+    def version(self) -> str:
+        """``7.0.15``."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSoftware:
+    """What runs on one node."""
+
+    engine: str
+    version: str
+
+
+def software_of(node: Endpoint) -> NodeSoftware:
+    """Ask one node.
+
+    :raises ServerError: it cannot be reached, or refuses.
+    """
+    with node.connect("check") as connection:
+        return NodeSoftware(*engine_of(read_info(connection, b"server")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +79,7 @@ class ClientInfo:
         return "x" in self.flags
 
 
-def application_clients(connection: Connection, identity: Identity) -> list[ClientInfo]:
+def application_clients(connection: Connection, identity: Software) -> list[ClientInfo]:
     """Every connection but Greenfly's own, replicas, and the link to a master.
 
     :raises PermissionRefused: the user may not list clients.

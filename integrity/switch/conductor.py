@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import Refused, ServerError, Undone
+from integrity.errors import Refused, ServerError, ServerUnreachable, Undone
 from integrity.ledger import Ledger, models
 from integrity.ledger.models import RunKind
 from integrity.ledger.operations import operations
@@ -26,7 +26,7 @@ from integrity.switch.environment import (
     holds,
     masked,
 )
-from integrity.switch.fence import Fence
+from integrity.switch.fence_nodes import Fencing, fence_of
 from integrity.switch.fence_plan import FencePlan
 from integrity.switch.sides import Sides, green_url
 
@@ -74,22 +74,51 @@ class Conductor:
         """Blue or green."""
         return self.sides.blue if side == "blue" else self.sides.green
 
-    def fence(self, side: str) -> Fence:
+    def fence(self, side: str) -> Fencing:
         """The fence of blue or green."""
-        return Fence(self.endpoint(side), self.identity(side), keep_users=self.settings.cutover.keep_users)
+        return fence_of(
+            self.endpoint(side), lambda: self.identity(side), keep_users=self.settings.cutover.keep_users
+        )
 
-    def lift(self, side: str, plan: FencePlan) -> None:
+    def lift(self, side: str, plan: FencePlan) -> tuple[str, ...]:
         """Lift a fence; where that is not allowed, at least end the pause.
 
+        :returns: nodes that are dead, and on which it may stand when they come back.
         :raises ServerError: it could not be lifted.
         """
         fence = self.fence(side)
         try:
-            fence.lift(plan)
+            dead = fence.lift(plan)
         except ServerError:
             with suppress(ServerError):
                 fence.unpause()
             raise
+        if dead:
+            self.progress.say(
+                f"{', '.join(dead)} of {side} {'are' if dead[1:] else 'is'} dead; where it still refuses writes when "
+                "it is back, the sync process lifts that."
+            )
+        return dead
+
+    def require_fenced(self, side: str, plan: FencePlan) -> None:
+        """See to it that nobody can write to a side that applications are about to leave.
+
+        A server that does not answer at all is none that can be written to, and no reason to stay there.
+
+        :raises Refused: somebody can: a server was restarted, or a node has joined, since it was fenced.
+        """
+        try:
+            through = self.fence(side).breaches(plan)
+        except ServerUnreachable as error:
+            if plan.nodes:
+                raise  # Others of its nodes may be written to.
+            self.progress.say(f"It is not known whether {side} still refuses writes: {error.problem}")
+            return
+        if through:
+            raise Refused(
+                f"The fence of {side} does not hold any more: {', '.join(through)} can write.",
+                "See what changed there, and start again.",
+            )
 
     # -- fences of earlier operations -------------------------------------------------------------------------------
 

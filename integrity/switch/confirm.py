@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Final
 
+from integrity.cluster.members import Member, on_each, read_members
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ServerError
 from integrity.switch.clients import ClientInfo, application_clients, kill
@@ -40,25 +41,44 @@ class Moved:
 
 
 def applications(endpoint: Endpoint, identity: Identity) -> list[ClientInfo]:
-    """The applications' connections to one server.
+    """The applications' connections, to whichever node.
 
-    :raises ServerError: it cannot be asked.
+    :raises ServerError: a node cannot be asked, and is not known to be dead.
     """
-    with endpoint.connect("clients") as connection:
-        return application_clients(connection, identity)
+    found: list[ClientInfo] = []
+
+    def look(member: Member) -> None:
+        with member.endpoint.connect("clients") as connection:
+            found.extend(application_clients(connection, identity))
+
+    on_each(read_members(endpoint), look)
+    return found
 
 
 def close_applications(endpoint: Endpoint, identity: Identity) -> int:
     """Close every application's connection, so that whoever was connected reads its environment again.
 
-    :raises ServerError: the server cannot be asked.
+    :raises ServerError: a node cannot be asked, and is not known to be dead.
     """
-    with endpoint.connect("clients") as connection:
-        seen = {client.id for client in application_clients(connection, identity)}
-        # One of Greenfly's own says its name right after it was opened, and is none the second time.
-        sleep(_NAMED_SECONDS)
-        there = application_clients(connection, identity)
-        return kill(connection, [client for client in there if client.id in seen])
+    seen: dict[str, set[int]] = {}
+    closed = 0
+    members = read_members(endpoint)
+
+    def look(member: Member) -> None:
+        with member.endpoint.connect("clients") as connection:
+            seen[member.name] = {client.id for client in application_clients(connection, identity)}
+
+    def close(member: Member) -> None:
+        nonlocal closed
+        with member.endpoint.connect("clients") as connection:
+            there = application_clients(connection, identity)
+            closed += kill(connection, [client for client in there if client.id in seen[member.name]])
+
+    dead = on_each(members, look)
+    # One of Greenfly's own says its name right after it was opened, and is none the second time.
+    sleep(_NAMED_SECONDS)
+    on_each([member for member in members if member not in dead], close)
+    return closed
 
 
 def wait_until_moved(

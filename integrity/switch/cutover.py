@@ -269,7 +269,7 @@ class Cutover:
         plan, fence = self._plan(), self._conductor.fence("blue")
         fence.refuse(plan)
         fence.unpause()
-        return {"method": plan.method, "users": [user.name for user in plan.users]}
+        return {"method": plan.method, "users": list(plan.user_names), "nodes": len(plan.nodes) or 1}
 
     def _plan(self) -> FencePlan:
         plan = recorded_plan(self._machine.records())
@@ -296,7 +296,7 @@ class Cutover:
     def _open_green(self, detail: Detail, until: float) -> Detail:
         plan = detail.get("plan")
         if isinstance(plan, Mapping):
-            self._conductor.fence("green").lift(FencePlan.from_dict(plan))
+            self._conductor.lift("green", FencePlan.from_dict(plan))
         return {"lifted": isinstance(plan, Mapping)}
 
     def _close_green(self, detail: Detail) -> None:
@@ -310,10 +310,16 @@ class Cutover:
             self._progress.say(f"Green is not fenced any more: {error.problem}")
 
     def _switch(self, detail: Detail, until: float) -> Detail:
-        written = self._conductor.switch_to("green", self._machine.require_owned)
+        written = self._conductor.switch_to("green", self._require_sure)
         if self._canary is not None:
             self._canary.switched()
         return written
+
+    def _require_sure(self) -> None:
+        """That this process conducts still, and blue refuses still; asked right before the environment is written."""
+        if not self._conductor.environment_says_green():
+            self._conductor.require_fenced("blue", self._plan())
+        self._machine.require_owned()
 
     def _switch_back(self, detail: Detail) -> None:
         if self._conductor.environment_says_green():

@@ -17,7 +17,7 @@ from contextlib import suppress
 from time import sleep
 from typing import Final
 
-from integrity.endpoint import Endpoint, Identity
+from integrity.endpoint import Endpoint
 from integrity.errors import PermissionRefused, ProtocolError, Refused
 from integrity.replies import ErrorReply
 from integrity.switch import min_replicas
@@ -29,6 +29,7 @@ from integrity.switch.access import (
     set_rules,
     user_names,
 )
+from integrity.switch.clients import Software
 from integrity.switch.fence_plan import FencedUser, FencePlan, FenceProbe, Method, Possibility
 from integrity.switch.own_user import temporary
 from integrity.switch.rights import Rights
@@ -49,7 +50,7 @@ class Fence:
     :param keep_users: users that may go on writing.
     """
 
-    def __init__(self, endpoint: Endpoint, identity: Identity, *, keep_users: Sequence[str] = ()) -> None:
+    def __init__(self, endpoint: Endpoint, identity: Software, *, keep_users: Sequence[str] = ()) -> None:
         self._endpoint = endpoint
         self._identity = identity
         self._dragonfly = identity.engine == "dragonfly"
@@ -95,13 +96,14 @@ class Fence:
         :raises ServerError: the server cannot be asked.
         """
         probe = self.probe()
-        if probe.already_fenced:
-            raise Refused(
-                f"A fence stands on {self._endpoint} already; what there was before it cannot be read any more.",
-                "Lift it by its recorded plan first.",
-            )
-        if probe.method is None:
-            raise self._impossible(probe)
+        require_plannable(self._endpoint, probe)
+        return self.plan_by(probe)
+
+    def plan_by(self, probe: FenceProbe) -> FencePlan:
+        """The plan by the method that *probe* names.
+
+        :raises ServerError: the server cannot be asked.
+        """
         with self._connect() as connection:
             if probe.method == "min-replicas":
                 count, lag = min_replicas.read(connection)
@@ -172,16 +174,41 @@ class Fence:
 
         :raises ServerError: the server cannot be asked.
         """
+        return not self.breaches(plan)
+
+    def breaches(self, plan: FencePlan) -> tuple[str, ...]:
+        """Who can write although the fence of *plan* should keep them from it.
+
+        :raises ServerError: the server cannot be asked.
+        """
         with self._connect() as connection:
             if plan.method == "min-replicas":
-                return min_replicas.in_force(connection)
-            return not self._rights.getting_through(connection, plan)
+                return () if min_replicas.in_force(connection) else ("everybody",)
+            return tuple(self._rights.getting_through(connection, plan))
 
-    def lift(self, plan: FencePlan) -> None:
+    def stands(self) -> bool:
+        """Whether there is anything of a fence of whatever plan.
+
+        :raises ServerError: the server cannot be asked.
+        """
+        with self._connect() as connection:
+            try:
+                names = user_names(connection)
+            except (PermissionRefused, ProtocolError):
+                names = []
+            if _MARK in names:
+                return True
+            try:
+                return not self._dragonfly and min_replicas.in_force(connection)
+            except (PermissionRefused, ProtocolError):
+                return False
+
+    def lift(self, plan: FencePlan) -> tuple[str, ...]:
         """Give back exactly the rights that there were, delete users that Greenfly made, and end a pause.
 
         Can be repeated, also where nothing was done yet.  Connections of the deleted users are closed.
 
+        :returns: nodes that are dead, and on which it may stand when they come back; here there is but one, so none.
         :raises ServerError: the server cannot be reached, or does not allow it.
         """
         with self._connect() as connection:
@@ -201,6 +228,7 @@ class Fence:
             # Where a pause cannot be ended, none can have been begun.
             with suppress(PermissionRefused, ProtocolError):
                 self._unpause(connection)
+        return ()
 
     # -- trying -------------------------------------------------------------------------------------------------
 
@@ -226,7 +254,8 @@ class Fence:
         if _version(self._identity.version) < (7, 0):
             return Possibility(
                 False,
-                f"min-replicas-to-write of {self._identity.title} lets scripts write.",
+                f"min-replicas-to-write of {self._identity.engine.capitalize()} {self._identity.version} lets scripts "
+                "write.",
                 "Upgrade to 7.0 or later.",
             )
         try:
@@ -245,11 +274,6 @@ class Fence:
                 "Give Greenfly's user the right to CLIENT; if commands run long, try again.",
             )
         return Possibility(True)
-
-    def _impossible(self, probe: FenceProbe) -> Refused:
-        reasons = " ".join(p.reason for p in (probe.acl, probe.min_replicas) if p.reason)
-        remedies = " ".join(p.remedy for p in (probe.acl, probe.min_replicas) if p.remedy)
-        return Refused(f"Applications cannot be kept from writing to {self._endpoint}. {reasons}", remedies)
 
     # -- pausing ------------------------------------------------------------------------------------------------
 
@@ -270,6 +294,21 @@ class Fence:
         connection.command(b"CLIENT", b"UNPAUSE")
         if self._dragonfly:
             sleep(_PAUSE_ENDS_SECONDS)
+
+
+def require_plannable(endpoint: Endpoint, probe: FenceProbe) -> None:
+    """
+    :raises Refused: nothing is possible on this server, or a fence stands already.
+    """
+    if probe.already_fenced:
+        raise Refused(
+            f"A fence stands on {endpoint} already; what there was before it cannot be read any more.",
+            "Lift it by its recorded plan first.",
+        )
+    if probe.method is None:
+        reasons = " ".join(p.reason for p in (probe.acl, probe.min_replicas) if p.reason)
+        remedies = " ".join(p.remedy for p in (probe.acl, probe.min_replicas) if p.remedy)
+        raise Refused(f"Applications cannot be kept from writing to {endpoint}. {reasons}", remedies)
 
 
 def _refused(user: FencedUser, refusal: Sequence[str]) -> list[str]:

@@ -29,6 +29,14 @@ class FencePlan:
     min_replicas_before: int | None = None
     max_lag_before: int | None = None
     """``min-replicas-max-lag`` in seconds; where it is 0 the server counts no replicas at all."""
+    nodes: tuple[NodePlan, ...] = ()
+    """One plan for each node of a cluster, or of those that Sentinels watch; then the plans are theirs."""
+
+    @property
+    def user_names(self) -> tuple[str, ...]:
+        """Who is refused, on whatever node."""
+        plans = [self, *(node.plan for node in self.nodes)]
+        return tuple(dict.fromkeys(user.name for plan in plans for user in plan.users))
 
     @property
     def greenfly_can_write(self) -> bool:
@@ -43,6 +51,7 @@ class FencePlan:
             ],
             "refusal": list(self.refusal),
             "kept": list(self.kept),
+            "nodes": [node.to_dict() for node in self.nodes],
         }
 
     @classmethod
@@ -61,7 +70,23 @@ class FencePlan:
             kept=tuple(_text(name, "kept") for name in _list(facts, "kept")),
             min_replicas_before=_number(facts, "min_replicas_before"),
             max_lag_before=_number(facts, "max_lag_before"),
+            nodes=tuple(_node(node) for node in _list({"nodes": ()} | dict(facts), "nodes")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """What will be done on one node."""
+
+    name: str
+    """As :class:`~integrity.cluster.members.Member` calls it."""
+    place: str
+    """Where it listened, as ``host:port``."""
+    plan: FencePlan
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain JSON values."""
+        return {"name": self.name, "place": self.place, "plan": self.plan.to_dict()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +127,17 @@ class FenceProbe:
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values."""
         return asdict(self) | {"users": list(self.users), "kept": list(self.kept)}
+
+
+def _node(facts: object) -> NodePlan:
+    plan = facts.get("plan") if isinstance(facts, Mapping) else None
+    if not isinstance(facts, Mapping) or not isinstance(plan, Mapping):
+        raise _unreadable("nodes")
+    return NodePlan(
+        name=_text(facts.get("name"), "nodes"),
+        place=_text(facts.get("place"), "nodes"),
+        plan=FencePlan.from_dict(plan),
+    )
 
 
 def _user(facts: object) -> FencedUser:

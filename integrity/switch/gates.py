@@ -10,9 +10,11 @@ from typing import Final
 
 from integrity.assess.gate import look
 from integrity.assess.model import Result
-from integrity.endpoint import Endpoint, Identity
+from integrity.cluster.members import read_members
+from integrity.endpoint import Endpoint, Identity, read_info
 from integrity.errors import GreenflyError
 from integrity.expiry import clock_ms
+from integrity.info import number
 from integrity.ledger import Ledger, models
 from integrity.ledger.approvals import standing
 from integrity.ledger.naming import operator_name
@@ -22,7 +24,7 @@ from integrity.ledger.vocabulary import Direction, SyncState
 from integrity.phases.sync import fits_both_ways
 from integrity.settings import Settings
 from integrity.switch.environment import EnvironmentSwitch
-from integrity.switch.fence import Fence
+from integrity.switch.fence_nodes import fence_of
 from integrity.switch.sides import Sides, green_url
 from integrity.verify.waiving import rely_on_waivers
 
@@ -197,7 +199,11 @@ class Gates:
 
     def _clock(self) -> Gate:
         most = self._settings.cutover.max_clock_skew_ms
-        offsets = [_offset_ms(self._sides.blue), _offset_ms(self._sides.green)]
+        offsets = [
+            _offset_ms(member.endpoint)
+            for side in (self._sides.blue, self._sides.green)
+            for member in read_members(side)
+        ]
         apart = max(*offsets, 0.0) - min(*offsets, 0.0)
         return Gate(
             "clock",
@@ -216,7 +222,16 @@ class Gates:
         return Gate("headroom", free >= least, f"{free:.0%} free", limit, "Free memory on green.")
 
     def _fence(self, blue: Identity) -> Gate:
-        fence = Fence(self._sides.blue, blue, keep_users=self._settings.cutover.keep_users)
+        moving = sum(shard.slots_moving for shard in blue.shards)
+        if moving:
+            return Gate(
+                "fence",
+                False,
+                f"{moving:,} slots are moving",
+                "possible",
+                "Wait until resharding has ended: blue's nodes would refuse to take each other's keys half-way.",
+            )
+        fence = fence_of(self._sides.blue, lambda: blue, keep_users=self._settings.cutover.keep_users)
         probe = fence.probe()
         if probe.already_fenced:
             return Gate(
@@ -253,11 +268,11 @@ class Gates:
         problems = []
         if not fits_both_ways(self._settings):
             problems.append("rules leave keys out or rename them, which has no way back")
-        probe = Fence(self._sides.green, green, keep_users=self._settings.cutover.keep_users).probe()
+        keep_users = self._settings.cutover.keep_users
+        probe = fence_of(self._sides.green, lambda: green, keep_users=keep_users).probe()
         if probe.method is None:
             problems.append(f"green could not be fenced: {probe.acl.reason}")
-        if blue.max_memory and blue.used_memory > 0.95 * blue.max_memory:
-            problems.append("blue has less than 5 % of its memory left")
+        problems += [f"{node} has less than 5 % of its memory left" for node in _full(self._sides.blue)]
         if problems:
             text = f"A rollback would not work: {'; '.join(problems)}."
             return Gate("rollback", False, f"{len(problems)} problems", "ready", text)
@@ -300,6 +315,17 @@ class Gates:
             limit,
             f"Who agreed (`greenfly approve {self._run.id} --gate {CUTOVER_GATE}`).",
         )
+
+
+def _full(endpoint: Endpoint) -> list[str]:
+    """The servers of one side that have less than 5 % of their memory left."""
+    found = []
+    for member in read_members(endpoint):
+        with member.endpoint.connect("gate") as connection:
+            info = read_info(connection, b"memory")
+        if (most := number(info.get("maxmemory"))) and number(info.get("used_memory")) > 0.95 * most:
+            found.append(str(member.endpoint))
+    return found
 
 
 def _offset_ms(endpoint: Endpoint) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from integrity.cluster.members import Member, on_each, read_members
 from integrity.endpoint import Endpoint
 from integrity.switch.access import set_rules, user_names
 
@@ -19,7 +20,7 @@ _NAME: Final = re.compile(r"greenfly-[0-9a-f]{16}")
 
 
 def elevated(endpoint: Endpoint) -> Endpoint:
-    """Create a user with every right, and return the same server reached as that user.
+    """Create a user with every right, on every node where there are several, and return the same reached as that user.
 
     The user stays until :meth:`~integrity.switch.fence.Fence.lift` deletes it, or the server restarts.
 
@@ -27,8 +28,13 @@ def elevated(endpoint: Endpoint) -> Endpoint:
     :raises ServerError: the server has no ACL, or cannot be reached.
     """
     name, password = f"greenfly-{secrets.token_hex(8)}", secrets.token_hex(32)
-    with endpoint.connect("fence") as connection:
-        set_rules(connection, [(name, ["on", f">{password}", "~*", "&*", "+@all"])])
+
+    def create(member: Member) -> None:
+        with member.endpoint.connect("fence") as connection:
+            set_rules(connection, [(name, ["on", f">{password}", "~*", "&*", "+@all"])])
+
+    # Replicas too: one of them may be the master next.
+    on_each(read_members(endpoint), create)
     target = endpoint.target
     address = replace(target.address, username=name, password=None)
     own = Endpoint(replace(target, address=address, username=name, password=password))
@@ -46,5 +52,11 @@ def leftovers(endpoint: Endpoint) -> list[str]:
 
     :raises ServerError: the server has no ACL, or cannot be reached.
     """
-    with endpoint.connect("fence") as connection:
-        return temporary(user_names(connection))
+    found: list[str] = []
+
+    def look(member: Member) -> None:
+        with member.endpoint.connect("fence") as connection:
+            found.extend(temporary(user_names(connection)))
+
+    on_each(read_members(endpoint), look)
+    return list(dict.fromkeys(found))

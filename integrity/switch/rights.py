@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from integrity.endpoint import Identity
 from integrity.errors import PermissionRefused
 from integrity.switch.access import UserRules, WriteCommands, own_name, read_users
-from integrity.switch.clients import application_clients, kill, own_entrance
+from integrity.switch.clients import Software, application_clients, kill, own_entrance
 from integrity.switch.fence_plan import FencePlan
 from integrity.switch.own_user import temporary
 from integrity.wire import Connection
@@ -19,7 +18,7 @@ class Rights:
     :param keep_users: users that may go on writing.
     """
 
-    def __init__(self, identity: Identity, keep_users: Sequence[str]) -> None:
+    def __init__(self, identity: Software, keep_users: Sequence[str]) -> None:
         self._identity = identity
         self._dragonfly = identity.engine == "dragonfly"
         self._keep_users = tuple(keep_users)

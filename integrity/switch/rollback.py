@@ -29,7 +29,7 @@ from integrity.progress import Progress
 from integrity.settings import Settings
 from integrity.switch.asker import Asker, NotDone, is_heard
 from integrity.switch.conductor import Conductor, NotConfirmed, recorded_plan
-from integrity.switch.fence import Fence
+from integrity.switch.fence_nodes import fence_of
 from integrity.switch.fence_plan import FencePlan
 from integrity.switch.gates import ALIVE_SECONDS
 from integrity.switch.machine import Detail, Machine, Recorder, Step, nobody
@@ -279,7 +279,7 @@ class Rollback:
         plan, fence = self._plan(), self._conductor.fence("green")
         fence.refuse(plan)
         fence.unpause()
-        return {"method": plan.method, "users": [user.name for user in plan.users]}
+        return {"method": plan.method, "users": list(plan.user_names), "nodes": len(plan.nodes) or 1}
 
     def _prove(self, detail: Detail, until: float) -> Detail:
         status = self._asker.status()
@@ -320,9 +320,9 @@ class Rollback:
 
     def _open_blue(self, detail: Detail, until: float) -> Detail:
         plan = detail.get("plan")
-        if isinstance(plan, Mapping):
-            self._conductor.fence("blue").lift(FencePlan.from_dict(plan))
-        return {}
+        if not isinstance(plan, Mapping):
+            return {}
+        return {"dead_nodes": list(self._conductor.lift("blue", FencePlan.from_dict(plan)))}
 
     def _close_blue(self, detail: Detail) -> None:
         plan = detail.get("plan")
@@ -391,7 +391,7 @@ class Rollback:
         """Keep a green that is given up but not dead from taking writes."""
         green = impatient(self._conductor.sides.green, _DEAD_SECONDS)
         try:
-            fence = Fence(green, green.identify(), keep_users=self._settings.cutover.keep_users)
+            fence = fence_of(green, green.identify, keep_users=self._settings.cutover.keep_users)
             plan = fence.plan()
             # Before it is put up: whoever lifts it has to know what there was.
             self._handle.event("green.sealed", {"plan": plan.to_dict()})

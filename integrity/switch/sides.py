@@ -26,7 +26,7 @@ class Sides:
         """From the source and the target.
 
         :raises ConfigurationError: a URL is missing or wrong.
-        :raises Refused: one of them is a cluster.
+        :raises Refused: green is a cluster.
         """
         sides = cls(
             Endpoint.from_settings("source", settings.source),
@@ -82,6 +82,12 @@ def blue_as_application(settings: Settings, environment: EnvironmentState | None
     :raises ConfigurationError: the environment's URL cannot be used.
     """
     url = environment.values.get(settings.switch.fallback_variable) if environment is not None else None
+    configured = Endpoint.from_settings("source", settings.source)
     if not url:
-        return Endpoint.from_settings("source", settings.source)
-    return as_application(url, settings.source, "blue")
+        return configured
+    blue = as_application(url, settings.source, "blue")
+    if configured.is_cluster and blue.address.mode == "single":
+        # Clients of a cluster are given one of its nodes, and learn of the others.
+        address = replace(blue.address, mode="cluster", database=None)
+        return Endpoint(replace(blue.target, address=address))
+    return blue

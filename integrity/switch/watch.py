@@ -24,7 +24,7 @@ from integrity.errors import (
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import PhaseName, PhaseState, Run, RunKind, RunState
 from integrity.settings import EndpointSettings, Settings
-from integrity.switch.fence import Fence
+from integrity.switch.fence_nodes import Fencing, fence_of
 from integrity.switch.guard import Guard, GuardOutcome, StartRollback
 from integrity.switch.health import HealthProbe, read_baseline
 from integrity.switch.health_values import Health
@@ -211,11 +211,11 @@ def _fence(ledger: Ledger, cutover: Run, blue: Endpoint) -> FenceHolds | None:
     plan = recorded_fence(ledger, cutover.id)
     if plan is None:
         return None
-    known: list[Fence] = []
+    known: list[Fencing] = []
 
     def holds() -> bool:
         if not known:
-            known.append(Fence(blue, blue.identify()))
+            known.append(fence_of(blue, blue.identify))
         return known[0].holds(plan)
 
     return holds

@@ -1,0 +1,257 @@
+"""One fence over many nodes: all of a cluster's, or all that Sentinels know of.
+
+Each node has a plan of its own in the recorded one, replicas too: access rules are no part of replication, and a
+replica that takes a master's place while the fence stands has to refuse by itself.  Replicas are refused first, and are
+not paused, because a pause would hold up what their masters send them.
+
+A node that is not in the plan has joined since, and its rules were not recorded: it is not touched, and the fence does
+not hold while it is there.  A node that is dead, by its own silence and by the word of the others, takes no write: it
+is passed over.  Its rules are in its memory, so it comes back without the fence, unless it was cut off and not
+restarted, or its rules were saved: then it has to be lifted when it is back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from integrity.cluster.members import Member, on_each, read_members
+from integrity.cluster.nodes import Place
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import Refused
+from integrity.switch.clients import software_of
+from integrity.switch.fence import Fence, require_plannable
+from integrity.switch.fence_plan import FencePlan, FenceProbe, Method, NodePlan, Possibility
+
+_NOTHING: Final = FencePlan("acl")
+"""Lifting it takes away what Greenfly itself put on a node, and changes no rule."""
+
+
+class Fencing(Protocol):
+    """A fence of one server or of many; see :class:`~integrity.switch.fence.Fence` for what each call does."""
+
+    def probe(self) -> FenceProbe: ...
+
+    def plan(self) -> FencePlan: ...
+
+    def pause(self, seconds: float) -> None: ...
+
+    def refuse(self, plan: FencePlan) -> None: ...
+
+    def unpause(self) -> None: ...
+
+    def holds(self, plan: FencePlan) -> bool: ...
+
+    def breaches(self, plan: FencePlan) -> tuple[str, ...]: ...
+
+    def stands(self) -> bool: ...
+
+    def lift(self, plan: FencePlan) -> tuple[str, ...]: ...
+
+
+def fence_of(
+    endpoint: Endpoint, identify: Callable[[], Identity], *, keep_users: Sequence[str] = ()
+) -> Fencing:
+    """The fence of a server, a cluster, or what Sentinels know of.
+
+    :param identify: asked only where there is one server: a cluster with a hole can still be lifted.
+    :raises ServerError: who the server is cannot be asked.
+    """
+    if endpoint.address.mode == "single":
+        return Fence(endpoint, identify(), keep_users=keep_users)
+    return NodesFence(endpoint, keep_users=keep_users)
+
+
+class NodesFence:
+    """The fence of every node behind one address.  Holds no state of its own.
+
+    :param endpoint: as configured, not as a user made by :func:`~integrity.switch.own_user.elevated`.
+    :param keep_users: users that may go on writing.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, keep_users: Sequence[str] = ()) -> None:
+        self._endpoint = endpoint
+        self._keep_users = tuple(keep_users)
+
+    # -- before -------------------------------------------------------------------------------------------------
+
+    def probe(self) -> FenceProbe:
+        """What is possible on all nodes alike, and whom it would concern; without a lasting effect.
+
+        :raises ServerError: a node cannot be reached, dead ones included, or does not tell.
+        """
+        return _together([(m, self._fence(m).probe()) for m in self._all_members()])
+
+    def plan(self) -> FencePlan:
+        """A plan for each node, by one method for all.
+
+        :raises Refused: nothing is possible on all of them, a fence stands on one, or one is dead.
+        :raises ServerError: a node cannot be asked.
+        """
+        members = self._all_members()
+        fences = [self._fence(member) for member in members]
+        probes = [fence.probe() for fence in fences]
+        whole = _together(list(zip(members, probes, strict=True)))
+        require_plannable(self._endpoint, whole)
+        method: Method = "acl" if whole.method == "acl" else "min-replicas"
+        plans = [
+            NodePlan(member.name, str(member.place), fence.plan_by(replace(probe, method=method)))
+            for member, fence, probe in zip(members, fences, probes, strict=True)
+        ]
+        return FencePlan(method, kept=whole.kept, nodes=tuple(plans))
+
+    # -- putting it up ------------------------------------------------------------------------------------------
+
+    def pause(self, seconds: float) -> None:
+        """Delay every writer on every master.
+
+        :raises ServerError: a master cannot, does not allow it, or does not answer.
+        """
+        masters = [member for member in self._members() if member.is_master]
+        on_each(masters, lambda member: self._fence(member).pause(seconds))
+
+    def refuse(self, plan: FencePlan) -> None:
+        """Refuse writes on every node for good, replicas first; returns when it is in force.
+
+        :raises Refused: it is not in force: a node has joined since, or a user came up.
+        :raises ServerError: a node does not allow it, or does not answer and is not known to be dead.
+        """
+        members = self._members(plan)
+        plans = _by_name(plan, members)
+        planned = [member for member in members if member.name in plans]
+        on_each(planned, lambda member: self._fence(member).refuse(plans[member.name]))
+        joined = [str(member.endpoint) for member in members if member.name not in plans]
+        if joined:
+            raise Refused(
+                f"{', '.join(joined)} joined since the fence was planned, and {'are' if joined[1:] else 'is'} not "
+                "refused.",
+                "Take it out, or lift the fence and plan it anew.",
+            )
+
+    def unpause(self) -> None:
+        """Let delayed commands go on, on every node: a master may be a replica by now.
+
+        :raises ServerError: a node does not answer and is not known to be dead, or does not allow it.
+        """
+        on_each(self._members(), lambda member: self._fence(member).unpause())
+
+    # -- looking and undoing ------------------------------------------------------------------------------------
+
+    def holds(self, plan: FencePlan) -> bool:
+        """Whether no node can be written to.
+
+        :raises ServerError: a node cannot be asked, and is not known to be dead.
+        """
+        return not self.breaches(plan)
+
+    def breaches(self, plan: FencePlan) -> tuple[str, ...]:
+        """Who gets through where; nodes that have joined since the plan.
+
+        :raises ServerError: a node cannot be asked, and is not known to be dead.
+        """
+        found: list[str] = []
+        members = self._members(plan)
+        plans = _by_name(plan, members)
+
+        def look(member: Member) -> None:
+            if member.name not in plans:
+                found.append(f"whoever writes to {member.place}, which has joined since")
+                return
+            through = self._fence(member).breaches(plans[member.name])
+            found.extend(f"{name} on {member.place}" for name in through)
+
+        on_each(members, look)
+        return tuple(found)
+
+    def stands(self) -> bool:
+        """Whether there is anything of a fence on any node.
+
+        :raises ServerError: a node cannot be asked, and is not known to be dead.
+        """
+        found: list[bool] = []
+        on_each(self._members(), lambda member: found.append(self._fence(member).stands()))
+        return any(found)
+
+    def lift(self, plan: FencePlan) -> tuple[str, ...]:
+        """Give back the rights on every node, and end every pause.
+
+        Can be repeated.  Nodes that the cluster does not list any more are left alone.
+
+        :returns: nodes that are dead; where one of them was not restarted it still refuses when it is back.
+        :raises ServerError: a node does not answer and is not known to be dead, or does not allow it; all the others
+            are lifted.
+        """
+        members = self._members(plan)
+        plans = _by_name(plan, members)
+        # Masters first: applications wait for them.
+        dead = on_each(
+            members[::-1], lambda member: self._fence(member).lift(plans.get(member.name, _NOTHING))
+        )
+        return tuple(str(member.endpoint) for member in dead)
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def _members(self, plan: FencePlan | None = None) -> tuple[Member, ...]:
+        known = [_place(node.place) for node in plan.nodes] if plan is not None else []
+        return read_members(self._endpoint, known)
+
+    def _all_members(self) -> tuple[Member, ...]:
+        """
+        :raises Refused: one is dead.
+        """
+        members = self._members()
+        dead = [str(member.endpoint) for member in members if member.failed]
+        if dead:
+            raise Refused(
+                f"{', '.join(dead)} of {self._endpoint} {'are' if dead[1:] else 'is'} dead, and would come back "
+                "without a fence.",
+                "Start it, or take it out (CLUSTER FORGET, SENTINEL RESET).",
+            )
+        return members
+
+    def _fence(self, member: Member) -> Fence:
+        return Fence(member.endpoint, software_of(member.endpoint), keep_users=self._keep_users)
+
+
+def _by_name(plan: FencePlan, members: Sequence[Member]) -> dict[str, FencePlan]:
+    """The plan of each node; one that was made for a single server is its master's."""
+    if not plan.nodes:
+        return {member.name: plan for member in members if member.is_master}
+    return {node.name: node.plan for node in plan.nodes}
+
+
+def _place(text: str) -> Place:
+    host, _, port = text.rpartition(":")
+    return Place(host.strip("[]"), int(port) if port.isdecimal() else 0)
+
+
+def _together(probes: Sequence[tuple[Member, FenceProbe]]) -> FenceProbe:
+    """What all nodes allow."""
+
+    def union(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for some in names for name in some))
+
+    acl = _weakest([(member, probe.acl) for member, probe in probes])
+    by_replicas = _weakest([(member, probe.min_replicas) for member, probe in probes])
+    method: Method | None = "acl" if acl.possible else "min-replicas" if by_replicas.possible else None
+    told = [probe for _, probe in probes]
+    return FenceProbe(
+        acl,
+        by_replicas,
+        _weakest([(member, probe.pause) for member, probe in probes]),
+        method,
+        users=union([probe.users for probe in told]),
+        kept=union([probe.kept for probe in told]),
+        own_user=told[0].own_user,
+        own_user_fenced=any(probe.own_user_fenced for probe in told),
+        already_fenced=any(probe.already_fenced for probe in told),
+    )
+
+
+def _weakest(found: Sequence[tuple[Member, Possibility]]) -> Possibility:
+    """Possible only where it is on every node; the first that says no is named."""
+    for member, possibility in found:
+        if not possibility.possible:
+            return replace(possibility, reason=f"{member.endpoint}: {possibility.reason}")
+    return Possibility(True)
