@@ -69,6 +69,11 @@ class Identity:
         return bool(self.shards)
 
     @property
+    def lists_slots(self) -> bool:
+        """Whether keys are found slot by slot, wherever the slots are; Dragonflies are scanned as wholes."""
+        return self.is_cluster and self.engine != "dragonfly"
+
+    @property
     def keys(self) -> int:
         """Keys in all databases, expired ones that linger included."""
         return sum(self.databases.values())
@@ -230,7 +235,7 @@ class Endpoint:
     def _identify_cluster(self, connection: ClusterConnection) -> Identity:
         """
         :raises ServerError: a master is lost, loading, or does not allow a question.
-        :raises Refused: its nodes are Dragonflies.
+        :raises Refused: it is a single Dragonfly.
         """
         cluster = connection.cluster()
         probes = []
@@ -252,10 +257,10 @@ class Endpoint:
             "none" if isinstance(reply, ErrorReply) else field_expiries_of(info)
             for reply, info in zip(fields, infos, strict=True)
         }
-        if engine == "dragonfly":
+        if engine == "dragonfly" and len(cluster.masters) == 1:
             raise Refused(
-                f"{self.role.capitalize()} {self} is a cluster of Dragonflies, which this version does not read.",
-                "A Dragonfly that serves every slot by itself (cluster_mode=emulated) is addressed by redis://.",
+                f"{self.role.capitalize()} {self} is one Dragonfly that serves every slot.",
+                "Address it by redis://, like any single server.",
             )
         return Identity(
             address=str(self),

@@ -23,8 +23,7 @@ def merge_info(nodes: list[dict[str, str]], run_id: str) -> dict[str, str]:
             # Without a limit on one of them there is none on the whole.
             numbers = [int(value) for value in values]
             merged[name] = str(sum(numbers) if name == "used_memory" or all(numbers) else 0)
-    if "run_id" in merged:
-        merged["run_id"] = run_id
+    merged["run_id"] = run_id
     return merged
 
 

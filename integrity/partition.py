@@ -8,6 +8,7 @@
   not fill goes on in the next one, so here too a page can reach over.
 * A cluster is walked slot by slot (:mod:`integrity.cluster.walk`), and its cursors are slots.  A range is a stretch of
   slots, whichever masters serve them, so it stays what it was when slots move or a master fails over.
+* A cluster of Dragonflies is scanned node by node (:mod:`integrity.cluster.scan`), and a range is a node.
 
 The last range always goes on until the cursor is 0, so that a wrong idea of how many ranges there are costs
 balance, never a key.
@@ -18,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from integrity.cluster.scan import NODE
 from integrity.cluster.slots import SLOTS
 from integrity.cluster.walk import BLOCK
 from integrity.endpoint import Identity
@@ -31,7 +33,7 @@ KEYS_PER_RANGE: Final = 20_000
 _SLOT_BLOCKS: Final = SLOTS // BLOCK
 _KEYS_PER_SLOT_RANGE: Final = 100_000
 """How many keys of a cluster are read again, about, where a master fails over that one worker reads from."""
-Style: TypeAlias = Literal["whole", "bits", "shards", "slots"]
+Style: TypeAlias = Literal["whole", "bits", "shards", "slots", "nodes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +57,15 @@ class CursorRange:
             return False
         if self.style == "slots":
             return cursor % SLOTS >= self._start_of(self.index + 1)
+        if self.style == "nodes":
+            return cursor // NODE != self.index
         modulus = _MOST_SHARDS if self.style == "shards" else self.count
         return cursor % modulus != self.start
 
     @property
     def next_start(self) -> int | None:
         """Where the next range begins, if a page of this one can reach into it."""
-        if self.style == "slots":
+        if self.style in {"slots", "nodes"}:
             return None
         return self._start_of(self.index + 1) if self.index + 1 < self.count else None
 
@@ -74,6 +78,8 @@ class CursorRange:
     def _start_of(self, index: int) -> int:
         if self.style == "slots":
             return index * _SLOT_BLOCKS // self.count * BLOCK
+        if self.style == "nodes":
+            return index * NODE
         if self.style != "bits":
             return index
         bits = self.count.bit_length() - 1
@@ -89,7 +95,10 @@ def plan_ranges(connection: Connection, identity: Identity, keys: int, workers: 
     :param keys: how many keys the database holds.
     """
     if identity.is_cluster:
-        return cluster_ranges(len(identity.shards), keys, workers)
+        masters = len(identity.shards)
+        if not identity.lists_slots:
+            return node_ranges(masters)
+        return cluster_ranges(masters, keys, workers)
     wanted = min(4 * workers, keys // KEYS_PER_RANGE)
     if workers == 1 or wanted < 2:
         return [WHOLE]
@@ -105,6 +114,11 @@ def cluster_ranges(masters: int, keys: int, workers: int) -> list[CursorRange]:
     wanted = max(4 * masters, keys // _KEYS_PER_SLOT_RANGE, min(4 * workers, keys // KEYS_PER_RANGE))
     count = min(wanted, _SLOT_BLOCKS)
     return [CursorRange(i, count, "slots") for i in range(count)]
+
+
+def node_ranges(masters: int) -> list[CursorRange]:
+    """Ranges of a cluster of Dragonflies."""
+    return [CursorRange(i, masters, "nodes") for i in range(masters)]
 
 
 def _shards(connection: Connection) -> int:

@@ -7,7 +7,8 @@ the slot now has answered.  So a key counts as gone only where its slot's presen
 a write that came late is done once more, in its order (:mod:`integrity.cluster.late`).  Where a connection breaks,
 only reading commands are repeated; a write may have been executed, and whoever sent it repeats the whole unit.
 
-SCAN walks the slots (:mod:`integrity.cluster.walk`), INFO and DBSIZE add the masters up, PING waits for the slowest.
+SCAN walks the slots (:mod:`integrity.cluster.walk`), or Dragonflies (:mod:`integrity.cluster.scan`), INFO and DBSIZE
+add the masters up, PING waits for the slowest.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from integrity.cluster.commands import (
 from integrity.cluster.late import LateWrites
 from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.routes import REDIRECTS, Routes, redirects
+from integrity.cluster.scan import NodeWalk
 from integrity.cluster.slots import key_slot
 from integrity.cluster.topology import Cluster, read_cluster
 from integrity.cluster.transaction import SlotTransactions
@@ -115,7 +117,8 @@ class ClusterConnection(Connection):
         except BaseException:
             self.close()
             raise
-        self._walk = SlotWalk(self._aside, self._routes)
+        self._walk: SlotWalk | NodeWalk | None = None
+        """Begun with the first SCAN."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -351,17 +354,27 @@ class ClusterConnection(Connection):
         return cluster
 
     def _scan(self, command: Command) -> Reply:
+        walk = self._walk or self._begin_walk()
+        if isinstance(walk, NodeWalk):
+            at, found = walk.page(int(command[1]), command[2:])
+            return [b"%d" % at, list(found)]
         options = {name.upper(): value for name, value in zip(command[2::2], command[3::2], strict=True)}
         unknown = set(options) - {b"COUNT", b"TYPE"}
         if unknown:
             return ErrorReply(
                 f"ERR SCAN of a cluster knows no {sorted(unknown)[0].decode('ascii', 'replace')}"
             )
-        cursor, names = self._walk.page(int(command[1]), int(options.get(b"COUNT", b"10")))
+        cursor, names = walk.page(int(command[1]), int(options.get(b"COUNT", b"10")))
         wanted = options.get(b"TYPE")
         if wanted is not None:
             names = [name for name, kind in zip(names, self._types(names), strict=True) if kind == wanted]
         return [b"%d" % cursor, list(names)]
+
+    def _begin_walk(self) -> SlotWalk | NodeWalk:
+        told = self._aside(self._routes.masters[0]).command(b"INFO", b"server")
+        scans = isinstance(told, bytes) and b"dragonfly_version" in told
+        self._walk = NodeWalk(self._aside, self.cluster) if scans else SlotWalk(self._aside, self._routes)
+        return self._walk
 
     def _types(self, names: list[bytes]) -> list[Reply]:
         asked = self._asked([[b"TYPE", name] for name in names])

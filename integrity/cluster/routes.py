@@ -7,12 +7,12 @@ from typing import Final
 
 from integrity.cluster.commands import READS, Command
 from integrity.cluster.nodes import Nodes, Place
-from integrity.cluster.topology import Cluster, read_routes
+from integrity.cluster.topology import NOT_CONFIGURED, Cluster, read_routes
 from integrity.errors import ServerUnreachable
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import pack
 
-REDIRECTS: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+REDIRECTS: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN", NOT_CONFIGURED)
 """How a reply begins that is about where a key is, not about the key."""
 _PATIENCE_SECONDS: Final = 10.0
 """How long a key is asked for whose slot nobody serves for the moment."""

@@ -23,6 +23,8 @@ from integrity.wire import Connection, pack
 _PATIENCE_SECONDS: Final = 3.0
 """How long a picture that is not whole is looked at again; an election takes about as long."""
 _PAUSE_SECONDS: Final = 0.1
+NOT_CONFIGURED: Final = "ERR Cluster is not yet configured"
+"""How a Dragonfly begins its answer that does not know of its slots yet."""
 _VIEW: Final = pack(b"CLUSTER", b"SLOTS")
 _OWN: Final = pack(b"CLUSTER", b"NODES")
 _INFO: Final = pack(b"INFO")
@@ -59,9 +61,19 @@ class Cluster:
         return frozenset((master.node_id, master.run_id) for master in self.masters)
 
     @property
+    def is_dragonfly(self) -> bool:
+        """Whether its nodes are Dragonflies."""
+        return any("dragonfly_version" in master.info for master in self.masters)
+
+    @property
     def run_id(self) -> str:
-        """One word for :attr:`lives`; slots that move between the same masters leave it as it is."""
+        """One word for :attr:`lives`; slots that move between the same masters leave it as it is.
+
+        Unless they are Dragonflies, whose nodes are scanned as wholes: what was read of them is void then.
+        """
         text = ",".join(sorted(f"{node_id}:{run_id}" for node_id, run_id in self.lives))
+        if self.is_dragonfly:
+            text += "".join(f";{master.node_id}={slots_text(master.slots)}" for master in self.masters)
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 
@@ -111,7 +123,7 @@ def read_cluster(nodes: Nodes, known: Sequence[Place] = ()) -> Cluster:
             raise ServerNotReady(
                 nodes.target.role,
                 str(nodes.target.address),
-                f"slots {slots_text(missing)} are served by no node that answers{why}.",
+                f"slots {slots_text(missing)} are served by no node that answers, or claimed by two{why}.",
                 "Wait until its failover has ended, or repair the cluster (redis-cli --cluster check).",
             )
         sleep(_PAUSE_SECONDS)
@@ -157,6 +169,13 @@ def _view(connection: Connection, reply: Reply, asked: Place) -> _View:
     :raises ServerError: it may not be asked, or is not ready.
     """
     if isinstance(reply, ErrorReply):
+        if str(reply).startswith(NOT_CONFIGURED):
+            raise ServerNotReady(
+                connection.role,
+                connection.where,
+                "is a node that was not told which slots are whose (Dragonfly forgets that when it restarts).",
+                "Send every node its DFLYCLUSTER CONFIG.",
+            )
         if "cluster support disabled" in str(reply):
             raise Refused(
                 f"{connection.role.capitalize()} {connection.where} is no node of a cluster.",
@@ -211,13 +230,20 @@ def _own_words(connection: Connection, place: Place) -> Master | None:
             elif part:
                 first, _, last = part.partition("-")
                 served.update(range(int(first), int(last or first) + 1))
-        return Master(parts[0], place, info.get("run_id", ""), int(parts[6]), frozenset(served), moving, info)
+        run_id = info.get("run_id") or info.get("master_replid", "")
+        return Master(parts[0], place, run_id, int(parts[6]), frozenset(served), moving, info)
     return None
 
 
 def _owners(masters: Sequence[Master]) -> dict[int, Master]:
-    """The master of each slot that somebody claims."""
+    """The master of each slot that somebody claims; none where two do, neither with the greater epoch.
+
+    Dragonflies have no epochs: they are told one after the other who serves what.
+    """
     owners: dict[int, Master] = {}
     for master in sorted(masters, key=lambda master: master.epoch):
+        disputed = [slot for slot in master.slots if slot in owners and owners[slot].epoch == master.epoch]
         owners.update(dict.fromkeys(master.slots, master))
+        for slot in disputed:
+            del owners[slot]
     return owners

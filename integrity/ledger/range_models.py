@@ -66,7 +66,7 @@ class RangeLease(Base):
     range_index: Mapped[int]
     range_count: Mapped[int]
     style: Mapped[str] = mapped_column(String(16))
-    """How the keyspace is cut: ``whole``, ``bits``, ``shards`` or ``slots``."""
+    """How the keyspace is cut: ``whole``, ``bits``, ``shards``, ``slots`` or ``nodes``."""
     state: Mapped[RangeState] = mapped_column(stored_word(RangeState))
     attempt: Mapped[int]
     """Counts the workers that have held it; what an earlier one writes is void."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -14,12 +14,13 @@ from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName
 from integrity.ledger.store import CheckpointState
 from integrity.meter import Meter
-from integrity.partition import CursorRange, Style, plan_ranges
+from integrity.partition import CursorRange, Style, node_ranges, plan_ranges
 from integrity.phases.leftovers import remove_leftovers_of_killed_runs
 from integrity.phases.servers import Servers
 from integrity.phases.work import Part, RangeJob, WorkContext, require_same_cluster
 from integrity.phases.workers import JobRunner
 from integrity.progress import Progress
+from integrity.rules import Rules
 from integrity.settings import Settings
 from integrity.transfer.copy import CopyTotals
 
@@ -46,6 +47,7 @@ class StreamPhase:
         self._handle = handle
         self._progress = progress
         self._resumed = resumed
+        self._rules = Rules.of(settings.rules)
         self.before = CopyTotals()
         """What earlier attempts of the run copied."""
 
@@ -92,10 +94,10 @@ class StreamPhase:
                     require_same_cluster(servers.target, servers.target_identity, self._handle, wait)
                     self._count_what_died(totals)
                     break
-                except ServerRestarted as error:
+                except ServerRestarted:
                     if restart == RESTARTS:
                         raise
-                    servers = self._begin_again(servers, error, totals)
+                    servers = self._begin_again(servers, totals)
                 finally:
                     detail["throttle"] = runner.throttle
         finally:
@@ -150,57 +152,76 @@ class StreamPhase:
     # -- beginning again ----------------------------------------------------------------------------------------
 
     def _goes_on(self, servers: Servers, then: models.Run) -> bool:
-        """Whether the checkpoints still hold, all or (in a cluster) those of the masters that are what they were."""
-        shards = recorded_shards(then.source)
-        same_target = servers.target_identity.run_id == (then.target or {}).get("run_id")
-        if servers.source_identity.is_cluster and shards and same_target:
-            if servers.source_identity.run_id != (then.source or {}).get("run_id"):
-                self._read_anew(shards, servers.source_identity)
-            return True
-        return not self._restarted(servers, then)
+        """Whether the checkpoints still hold, all or (in clusters) those of the masters that are what they were."""
+        lost = self._lost(servers, then.source, then.target)
+        if isinstance(lost, str):
+            self._say_void(lost)
+            return False
+        self._copy_anew(lost, servers.source_identity.run_id)
+        return True
 
-    def _restarted(self, servers: Servers, then: models.Run) -> bool:
-        """Whether a server is another process than when the checkpoints were written; recorded if so."""
-        restarted = [
-            endpoint
-            for endpoint, now, before in (
-                (servers.source, servers.source_identity, then.source),
-                (servers.target, servers.target_identity, then.target),
-            )
-            if now.run_id != (before or {}).get("run_id")
-        ]
-        if restarted:
-            self._say_void(" and ".join(f"{endpoint.role} {endpoint}" for endpoint in restarted))
-        return bool(restarted)
-
-    def _begin_again(self, servers: Servers, error: ServerRestarted, totals: CopyTotals) -> Servers:
-        if servers.source_identity.is_cluster and error.role == "source":
-            shards = recorded_shards(servers.source_identity.to_dict())
-            servers = identified_again(servers, self._handle)
-            self._read_anew(shards, servers.source_identity)
+    def _begin_again(self, servers: Servers, totals: CopyTotals) -> Servers:
+        """The same servers as who they are now; what of the checkpoints does not hold any more is gone."""
+        before = servers
+        servers = identified_again(servers, self._handle)
+        lost = self._lost(servers, before.source_identity.to_dict(), before.target_identity.to_dict())
+        if isinstance(lost, str):
+            self._say_void(lost)
+            self._handle.clear_checkpoints(PhaseName.STREAM)
+            self.before = CopyTotals()
+        else:
+            self._copy_anew(lost, servers.source_identity.run_id)
             self.before = totals
-            return servers
-        self._say_void(f"{error.role} {error.address}")
-        self._handle.clear_checkpoints(PhaseName.STREAM)
-        self.before = CopyTotals()
-        return identified_again(servers, self._handle)
+        return servers
 
-    def _read_anew(self, before: Sequence[Mapping[str, object]], now: Identity) -> None:
+    def _lost(
+        self, servers: Servers, source: Mapping[str, object] | None, target: Mapping[str, object] | None
+    ) -> str | dict[str, frozenset[int]]:
+        """What has to be copied again, by what both servers were before.
+
+        Slots, by the cluster whose masters failed over or restarted; or the name of the server for which it is
+        everything.  A master of the target that was replaced may have lost what it had acknowledged.
+        """
+        reads = servers.source_identity
+        slots: dict[str, frozenset[int]] = {}
+        for endpoint, now, before in (
+            (servers.source, reads, source),
+            (servers.target, servers.target_identity, target),
+        ):
+            if now.run_id == (before or {}).get("run_id"):
+                continue
+            shards = recorded_shards(before)
+            found = slots_read_anew(shards, now) if shards and now.is_cluster else None
+            if endpoint.role == "target":
+                # Only where a key's slot is the same on both sides do the source's ranges hold those of the target; and
+                # slots that went from one of its masters to another took along what was written.
+                known = not found or (reads.lists_slots and self._rules.maps_nothing)
+            else:
+                known = reads.lists_slots
+            if found is None or not known:
+                return f"{endpoint.role} {endpoint}"
+            slots[str(endpoint)] = found
+        return slots
+
+    def _copy_anew(self, lost: Mapping[str, frozenset[int]], run_id: str) -> None:
         """The ranges of a master that failed over or restarted begin again; the others go on."""
-        slots = slots_read_anew(before, now)
-        for row in self._ledger.checkpoints(self._handle.id, PhaseName.STREAM):
-            keys = CursorRange(row.range_index, row.range_count, "slots")
-            if not slots.isdisjoint(keys.slots):
-                self._handle.checkpoint(PhaseName.STREAM, now.run_id, beginning(row.database, keys))
-        text = (
-            f"Masters of {now.address} failed over or restarted: slots {slots_text(slots)} are copied again."
-        )
-        self._progress.say(text)
-        self._handle.event("ranges.restarted", {"reason": text})
+        for address, slots in lost.items():
+            if not slots:
+                continue
+            for row in self._ledger.checkpoints(self._handle.id, PhaseName.STREAM):
+                keys = CursorRange(row.range_index, row.range_count, "slots")
+                if not slots.isdisjoint(keys.slots):
+                    self._handle.checkpoint(PhaseName.STREAM, run_id, beginning(row.database, keys))
+            text = (
+                f"Masters of {address} failed over or restarted: slots {slots_text(slots)} are copied again."
+            )
+            self._progress.say(text)
+            self._handle.event("ranges.restarted", {"reason": text})
 
     def _say_void(self, names: str) -> None:
         text = (
-            f"{names} restarted since: its cursors are void, so every database is copied from the beginning."
+            f"{names} restarted since, or its slots lie elsewhere: cursors are void, so every database is copied from "
+            "the beginning."
         )
         self._progress.say(text)
         self._handle.event("ranges.restarted", {"reason": text})
@@ -261,7 +282,8 @@ def planned(endpoint: Endpoint, identity: Identity, database: int, workers: int)
 def ranges_of(identity: Identity, count: int) -> list[CursorRange]:
     """The ranges that a database was cut into before."""
     if identity.is_cluster:
-        return [CursorRange(index, count, "slots") for index in range(count)]
+        slots = [CursorRange(index, count, "slots") for index in range(count)]
+        return slots if identity.lists_slots else node_ranges(count)
     if count == 1:
         return [CursorRange()]
     style: Style = "shards" if identity.engine == "dragonfly" else "bits"
