@@ -135,6 +135,7 @@ def lay_out(
     return number
 
 
+@repeated
 def look(engine: Engine, set_id: int) -> list[RangeView]:
     """All ranges, as they are at one moment."""
     columns = (
@@ -154,6 +155,7 @@ def look(engine: Engine, set_id: int) -> list[RangeView]:
         return [RangeView(*row) for row in rows]
 
 
+@repeated
 def parts(engine: Engine, ids: Sequence[int]) -> dict[int, Mapping[str, object]]:
     """What these ranges came to so far; those that have not told are left out."""
     query = select(RangeLease.id, RangeLease.part).where(RangeLease.id.in_(ids))
@@ -161,6 +163,7 @@ def parts(engine: Engine, ids: Sequence[int]) -> dict[int, Mapping[str, object]]
         return {number: part for number, part in connection.execute(query) if part is not None}
 
 
+@repeated
 def error_of(engine: Engine, lease_id: int) -> Mapping[str, object]:
     """Why a worker gave this range up."""
     with reading(engine) as connection:
@@ -208,6 +211,7 @@ def remove(engine: Engine, set_id: int) -> None:
 # -- workers -----------------------------------------------------------------------------------------------------------
 
 
+@repeated
 def find_set(engine: Engine, run_id: str, phase: PhaseName) -> SharedSet | None:
     """The ranges that are to be worked on, if there are any and the run's owner is there."""
     query = select(RangeSet.id, RangeSet.owner, RangeSet.context).where(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime
+from statistics import fmean
 from typing import Final
 
 from integrity import errors
@@ -11,6 +13,7 @@ from integrity.checksum import Fingerprint
 from integrity.errors import GreenflyError, LedgerError, OrchestratorFailed
 from integrity.phases.work import Part
 from integrity.transfer.copy import CopyTotals
+from integrity.transfer.latency_history import MOST_STEPS
 from integrity.verify.totals import CompareTotals
 
 _COPY_COUNTS: Final = tuple(f.name for f in fields(CopyTotals) if f.name not in {"excluded", "tallies"})
@@ -84,6 +87,12 @@ def _real(value: object) -> float:
     if not isinstance(value, int | float):
         raise TypeError("no number")
     return float(value)
+
+
+def _list(value: object) -> Sequence[object]:
+    if not isinstance(value, list):
+        raise TypeError("no list")
+    return value
 
 
 def _rows(value: object, width: int) -> Sequence[Sequence[object]]:
@@ -173,4 +182,31 @@ def _together(before: Mapping[str, object] | None, more: Mapping[str, object]) -
         "worst": max(known["worst"], default=None),
         "samples": samples,
         "lost": _whole(before["lost"]) + _whole(more["lost"]),
+        "over_time": _one_history(_table(before["over_time"]), _table(more["over_time"])),
+    }
+
+
+def _one_history(before: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:
+    """Two histories of one server as one, which has no more steps than each of them may have."""
+    begun = {id(one): datetime.fromisoformat(str(one["began_at"])) for one in (before, more)}
+    began = min(begun.values())
+    step = max(_real(one["step_seconds"]) for one in (before, more))
+    points: list[tuple[float, float, float]] = []
+    for one in (before, more):
+        own, offset = _real(one["step_seconds"]), (begun[id(one)] - began).total_seconds()
+        means, worsts = _list(one["mean"]), _list(one["worst"])
+        for place, (mean, worst) in enumerate(zip(means, worsts, strict=True)):
+            if mean is not None:
+                points.append((offset + (place + 0.5) * own, _real(mean), _real(worst)))
+    while points and max(points)[0] // step >= MOST_STEPS:
+        step *= 2
+    steps: dict[int, list[tuple[float, float]]] = {}
+    for at, mean, worst in points:
+        steps.setdefault(int(at // step), []).append((mean, worst))
+    count = max(steps, default=-1) + 1
+    return {
+        "began_at": began.isoformat(),
+        "step_seconds": step,
+        "mean": [round(fmean(mean for mean, _ in steps[n]), 2) if n in steps else None for n in range(count)],
+        "worst": [max(worst for _, worst in steps[n]) if n in steps else None for n in range(count)],
     }

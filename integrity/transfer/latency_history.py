@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-_MOST_STEPS: Final = 80
+MOST_STEPS: Final = 80
 _FIRST_STEP_SECONDS: Final = 1.0
 
 
@@ -24,7 +24,7 @@ class LatencyHistory:
     def add(self, seconds: float, milliseconds: float) -> None:
         """A round trip of *milliseconds* that ended *seconds* after the begin."""
         steps, step = self._steps, self._step
-        while seconds // step >= _MOST_STEPS:
+        while seconds // step >= MOST_STEPS:
             steps = [_together(steps[index : index + 2]) for index in range(0, len(steps), 2)]
             step *= 2
         index = int(seconds // step)

@@ -38,6 +38,7 @@ from integrity.ranges.plain import (
 )
 from integrity.settings import Settings, load_settings
 from integrity.transfer.copy import CopyTotals
+from integrity.transfer.latency_history import MOST_STEPS
 from integrity.verify.totals import CompareTotals
 from tests.ledger import place
 
@@ -319,7 +320,19 @@ def test_what_held_a_worker_back_is_added_up() -> None:
             "batch_keys": {"smallest": last // 2, "last": last},
             "longest_pause_ms": int(waited),
             "latency_ms": {
-                "source": {"quiet": quiet, "mean": 2.0, "worst": waited, "samples": samples, "lost": 1}
+                "source": {
+                    "quiet": quiet,
+                    "mean": 2.0,
+                    "worst": waited,
+                    "samples": samples,
+                    "lost": 1,
+                    "over_time": {
+                        "began_at": f"2026-11-26T10:00:{samples:02}+00:00",
+                        "step_seconds": float(samples),
+                        "mean": [waited, None, 1.0],
+                        "worst": [waited, None, 7.5],
+                    },
+                }
             },
         }
 
@@ -328,5 +341,46 @@ def test_what_held_a_worker_back_is_added_up() -> None:
         "late": {"source": 2},
         "batch_keys": {"smallest": 250, "last": 500},
         "longest_pause_ms": 3,
-        "latency_ms": {"source": {"quiet": 0.5, "mean": 2.0, "worst": 3.0, "samples": 4, "lost": 2}},
+        "latency_ms": {
+            "source": {
+                "quiet": 0.5,
+                "mean": 2.0,
+                "worst": 3.0,
+                "samples": 4,
+                "lost": 2,
+                # From 10:00:01 in steps of three seconds; the second history begins two seconds later.
+                "over_time": {
+                    "began_at": "2026-11-26T10:00:01+00:00",
+                    "step_seconds": 3.0,
+                    "mean": [1.0, 3.0, None, 1.0],
+                    "worst": [7.5, 3.0, None, 7.5],
+                },
+            }
+        },
     }
+
+
+def test_what_many_ranges_took_is_no_longer_than_what_one_took() -> None:
+    def summary(minute: int) -> dict[str, object]:
+        history = {
+            "began_at": f"2026-11-26T10:{minute:02}:00+00:00",
+            "step_seconds": 1.0,
+            "mean": [1.0] * MOST_STEPS,
+            "worst": [float(minute)] * MOST_STEPS,
+        }
+        facts = {"quiet": 1.0, "mean": 1.0, "worst": 1.0, "samples": 80, "lost": 0, "over_time": history}
+        return {
+            "waited_seconds": {},
+            "late": {},
+            "batch_keys": {"smallest": 1, "last": 1},
+            "longest_pause_ms": 0,
+            "latency_ms": {"source": facts},
+        }
+
+    told = throttle_of_worker([summary(minute) for minute in range(0, 50, 5)])
+
+    history = told["latency_ms"]["source"]["over_time"]  # type: ignore[index]
+    assert len(history["mean"]) == len(history["worst"]) <= MOST_STEPS
+    assert history["step_seconds"] == 64.0
+    assert history["worst"][-1] == 45.0
+    assert None in history["mean"]
