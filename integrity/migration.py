@@ -15,7 +15,7 @@ from typing import Final, Self
 
 from integrity.assess.choose import Choice
 from integrity.checksum import Fingerprint
-from integrity.cluster.limits import NOT_ASSESSED, require_assessable, settings_for
+from integrity.cluster.limits import settings_for
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import (
     ConfigurationError,
@@ -450,13 +450,8 @@ class Run:
             earlier is None or earlier.state in {PhaseState.DONE, PhaseState.SKIPPED}
         ):
             return choice_from_detail(earlier.detail if earlier is not None else {})
-        if self.kind is RunKind.ASSESS:
-            require_assessable(servers.source.address)
-        elif not self.settings.assess.enabled or servers.source.is_cluster or servers.target.is_cluster:
+        if self.kind is not RunKind.ASSESS and not self.settings.assess.enabled:
             choice = choice_without(self.settings)
-            if servers.source.is_cluster or servers.target.is_cluster:
-                choice = replace(choice, why=(NOT_ASSESSED,))
-                self._progress.say(NOT_ASSESSED)
             self.handle.phase_started(PhaseName.ASSESS)
             self.handle.phase_ended(PhaseName.ASSESS, PhaseState.SKIPPED, detail=choice_to_dict(choice))
             return choice

@@ -74,7 +74,14 @@ def translate_users(
     :raises ServerError: a server cannot be asked.
     """
     ours, theirs = CommandTable.read(source), CommandTable.read(target)
-    return [_translated(user, ours, theirs, grant_partly) for user in read_acl(source)]
+    return translated(read_acl(source), ours, theirs, grant_partly=grant_partly)
+
+
+def translated(
+    users: Iterable[AclUser], ours: CommandTable, theirs: CommandTable, *, grant_partly: bool = False
+) -> list[TranslatedUser]:
+    """The same of users that were read already, with the commands of both servers."""
+    return [_translated(user, ours, theirs, grant_partly) for user in users]
 
 
 def _translated(user: AclUser, ours: CommandTable, theirs: CommandTable, grant: bool) -> TranslatedUser:

@@ -15,7 +15,7 @@ from integrity.errors import ProtocolError
 from integrity.replies import ErrorReply, Reply
 from integrity.switch.access import raw, rules_of, text, user_names
 from integrity.switch.own_user import temporary
-from integrity.wire import pack
+from integrity.wire import Connection, pack
 
 _HASH_LENGTH: Final = 64
 _ALIASES: Final = {"allcommands": "+@all", "nocommands": "-@all"}
@@ -63,14 +63,23 @@ def read_acl(endpoint: Endpoint) -> list[AclUser]:
     :raises ServerError: the server has none, or answers in a form that is not understood.
     """
     with endpoint.connect("assess") as connection:
-        names = [name for name in user_names(connection) if not temporary([name])]
-        replies = connection.exchange([pack(b"ACL", b"GETUSER", raw(name)) for name in names])
-        users = []
-        for name, reply in zip(names, replies, strict=True):
-            if isinstance(reply, ErrorReply):
-                raise connection.error_for(reply, "ACL GETUSER")
-            if reply is not None:
-                users.append(_user(endpoint, name, reply))
+        return acl_over(connection, endpoint)
+
+
+def acl_over(connection: Connection, endpoint: Endpoint) -> list[AclUser]:
+    """The same over a connection that is there already.
+
+    :raises PermissionRefused: the ACL may not be read.
+    :raises ServerError: the server has none, or answers in a form that is not understood.
+    """
+    names = [name for name in user_names(connection) if not temporary([name])]
+    replies = connection.exchange([pack(b"ACL", b"GETUSER", raw(name)) for name in names])
+    users = []
+    for name, reply in zip(names, replies, strict=True):
+        if isinstance(reply, ErrorReply):
+            raise connection.error_for(reply, "ACL GETUSER")
+        if reply is not None:
+            users.append(_user(endpoint, name, reply))
     return users
 
 

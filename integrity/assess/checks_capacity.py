@@ -8,7 +8,7 @@ from typing import Final
 
 from integrity.assess.host_room import disk, fork
 from integrity.assess.memory import MIB, MemoryNeed, mib, number
-from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed
+from integrity.assess.model import Check, Finding, Reach, Severity, found, not_applicable, passed
 from integrity.assess.subject import Subject
 from integrity.strategy import Strategy
 
@@ -26,7 +26,7 @@ _LEAST_ELSE: Final = 4
 
 
 def _memory(subject: Subject) -> Finding:
-    need = MemoryNeed.of(subject)
+    need = MemoryNeed.of(subject).part(subject.target_share)
     limit, used = subject.target_identity.max_memory, subject.target_identity.used_memory
     evidence: dict[str, object] = {
         "source_bytes": need.keys,
@@ -99,7 +99,7 @@ def _rss(subject: Subject) -> Finding:
     ratio = _rss_ratio(subject)
     if ratio <= 0:
         return passed("The target does not look at its resident memory.", ratio=ratio)
-    resident, need = number(info, "used_memory_rss"), MemoryNeed.of(subject)
+    resident, need = number(info, "used_memory_rss"), MemoryNeed.of(subject).part(subject.target_share)
     expected = resident + int(need.most * _RESIDENT)
     evidence: dict[str, object] = {
         "resident_bytes": resident,
@@ -130,7 +130,7 @@ def _rss(subject: Subject) -> Finding:
 
 def _rss_ratio(subject: Subject) -> float:
     try:
-        return float(subject.target_config("rss_oom_deny_ratio").get("rss_oom_deny_ratio", ""))
+        return float(subject.target_config("rss_oom_deny_ratio") or "")
     except ValueError:
         return _RSS_RATIO
 
@@ -209,7 +209,14 @@ def _threads(subject: Subject) -> Finding:
 def _connections(subject: Subject) -> Finding:
     ours = _MOST_ELSE + _MOST_PER_WORKER * subject.settings.workers
     least = _LEAST_ELSE + _LEAST_PER_WORKER * subject.settings.workers
-    rooms = {"source": _Room.of(subject.source_info), "target": _Room.of(subject.target_info)}
+    sources, targets = (
+        {
+            side if len(servers) == 1 else f"{side}'s node {server.place}": _Room.of(server.info)
+            for server in servers
+        }
+        for side, servers in (("source", subject.source_servers), ("target", subject.target_servers))
+    )
+    rooms = sources | targets
     evidence: dict[str, object] = {"needed_at_least": least, "needed_at_most": ours}
     worst, texts = Severity.INFO, []
     for side, room in rooms.items():
@@ -219,7 +226,8 @@ def _connections(subject: Subject) -> Finding:
             texts.append(f"the {side} has room for {room.free} more connections, and {wanted}")
             if worst is not Severity.BLOCKING:
                 worst = Severity.BLOCKING if room.free < least else Severity.WARNING
-    coming, most = rooms["source"].connected, rooms["target"].most
+    coming = sum(room.connected for room in sources.values())
+    most = min((room.most for room in targets.values() if room.most), default=0)
     if most and coming + ours > most:
         texts.append(f"{coming:,} clients are connected to the source, and the target takes {most:,}")
         worst = worst if worst is Severity.BLOCKING else Severity.WARNING
@@ -251,11 +259,59 @@ class _Room:
 
 
 CHECKS: Final = (
-    Check("capacity.memory", "Memory on the target", Severity.BLOCKING, _memory, at_cutover=False),
-    Check("capacity.rss", "The target's resident memory", Severity.BLOCKING, _rss, at_cutover=False),
-    Check("capacity.eviction", "Eviction", Severity.BLOCKING, _eviction),
-    Check("capacity.threads", "Threads of the target", Severity.WARNING, _threads),
-    Check("capacity.disk", "Disk on this machine", Severity.BLOCKING, disk, at_cutover=False),
-    Check("capacity.fork", "A fork of the source", Severity.BLOCKING, fork, at_cutover=False),
-    Check("capacity.connections", "Connections", Severity.BLOCKING, _connections),
+    Check(
+        "capacity.memory",
+        "Memory on the target",
+        Severity.BLOCKING,
+        _memory,
+        at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
+    Check(
+        "capacity.rss",
+        "The target's resident memory",
+        Severity.BLOCKING,
+        _rss,
+        at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
+    Check(
+        "capacity.eviction", "Eviction", Severity.BLOCKING, _eviction, source=Reach.EACH, target=Reach.EACH
+    ),
+    Check(
+        "capacity.threads",
+        "Threads of the target",
+        Severity.WARNING,
+        _threads,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
+    Check(
+        "capacity.disk",
+        "Disk on this machine",
+        Severity.BLOCKING,
+        disk,
+        at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "capacity.fork",
+        "A fork of the source",
+        Severity.BLOCKING,
+        fork,
+        at_cutover=False,
+        source=Reach.EACH,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "capacity.connections",
+        "Connections",
+        Severity.BLOCKING,
+        _connections,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
 )

@@ -18,13 +18,20 @@ from integrity.assess.data_sizes import (
     look_at_key_names,
     look_at_string_limit,
 )
-from integrity.assess.model import Check, Severity
+from integrity.assess.model import Check, Reach, Severity
 from integrity.strategy import Strategy
 
 _BLOCKING, _WARNING, _INFO = Severity.BLOCKING, Severity.WARNING, Severity.INFO
 
 CHECKS: Final[tuple[Check, ...]] = (
-    Check("data.databases", "Databases that the target lacks", _BLOCKING, look_at_databases),
+    Check(
+        "data.databases",
+        "Databases that the target lacks",
+        _BLOCKING,
+        look_at_databases,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
     Check(
         "data.target-holds-keys",
         "Keys that the target holds already",
@@ -32,6 +39,8 @@ CHECKS: Final[tuple[Check, ...]] = (
         look_at_target,
         strategies=frozenset({Strategy.COPY}),
         at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
     Check(
         "data.sentinel-key",
@@ -40,15 +49,36 @@ CHECKS: Final[tuple[Check, ...]] = (
         look_at_sentinel_key,
         strategies=frozenset({Strategy.NATIVE}),
         at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
-    Check("data.empty", "Nothing to move", _WARNING, look_at_emptiness, needs_census=True, at_cutover=False),
-    Check("data.types", "Types that the target does not have", _BLOCKING, look_at_types, needs_census=True),
+    Check(
+        "data.empty",
+        "Nothing to move",
+        _WARNING,
+        look_at_emptiness,
+        needs_census=True,
+        at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "data.types",
+        "Types that the target does not have",
+        _BLOCKING,
+        look_at_types,
+        needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
     Check(
         "data.field-expiry",
         "Expiries of hash fields",
         _BLOCKING,
         look_at_field_expiry,
         needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
     Check(
         "data.formerly-field-expiry",
@@ -56,6 +86,8 @@ CHECKS: Final[tuple[Check, ...]] = (
         _BLOCKING,
         look_at_former_field_expiry,
         needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
     Check(
         "data.expiry-limit",
@@ -63,6 +95,8 @@ CHECKS: Final[tuple[Check, ...]] = (
         _WARNING,
         look_at_expiry_limit,
         needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
     Check(
         "data.string-limit",
@@ -70,10 +104,52 @@ CHECKS: Final[tuple[Check, ...]] = (
         _BLOCKING,
         look_at_string_limit,
         needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
-    Check("data.big-keys", "Big keys", _WARNING, look_at_big_keys, needs_census=True),
-    Check("data.hot-keys", "Hot keys", _WARNING, look_at_hot_keys, needs_census=True),
-    Check("data.key-names", "Long names of keys", _INFO, look_at_key_names, needs_census=True),
-    Check("data.streams", "Streams and their groups", _WARNING, look_at_streams, needs_census=True),
-    Check("data.json", "JSON documents", _INFO, look_at_json, needs_census=True),
+    Check(
+        "data.big-keys",
+        "Big keys",
+        _WARNING,
+        look_at_big_keys,
+        needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "data.hot-keys",
+        "Hot keys",
+        _WARNING,
+        look_at_hot_keys,
+        needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "data.key-names",
+        "Long names of keys",
+        _INFO,
+        look_at_key_names,
+        needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "data.streams",
+        "Streams and their groups",
+        _WARNING,
+        look_at_streams,
+        needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "data.json",
+        "JSON documents",
+        _INFO,
+        look_at_json,
+        needs_census=True,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
 )

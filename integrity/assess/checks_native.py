@@ -7,9 +7,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from integrity.assess.memory import MIB, MemoryNeed, mib, number
-from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed, unknown
+from integrity.assess.model import Check, Finding, Reach, Severity, found, not_applicable, passed, unknown
 from integrity.assess.needed_rights import RunPart, Side, rights
-from integrity.assess.rights_probe import try_rights
 from integrity.assess.subject import Subject
 from integrity.assess.versions import rdb_version_of, version_of
 from integrity.errors import PermissionRefused, ProtocolError
@@ -17,6 +16,7 @@ from integrity.native.link import follows_source
 from integrity.settings import ConflictPolicy
 from integrity.strategy import Strategy
 from integrity.transfer.payload import rdb_version
+from integrity.wire import pack
 
 NEWEST_RDB: Final = 12
 """The newest RDB version that Dragonfly 1.40 loads."""
@@ -91,14 +91,13 @@ _OF_REPLICATION: Final[dict[Side, frozenset[str]]] = {
 
 
 def _lacking(subject: Subject, side: Side) -> list[str]:
-    endpoint = subject.source if side == "source" else subject.target
-    identity = subject.source_identity if side == "source" else subject.target_identity
+    server = (subject.source_servers if side == "source" else subject.target_servers)[0]
     wanted = [
         right
-        for right in rights(side, [RunPart.NATIVE], identity.engine)
+        for right in rights(side, [RunPart.NATIVE], server.identity.engine)
         if right.command in _OF_REPLICATION[side]
     ]
-    tried = try_rights(endpoint, identity, wanted)
+    tried = server.tried(wanted)
     return [f"{right.command} on the {side}" for right in tried.lacking(wanted)]
 
 
@@ -125,11 +124,7 @@ def _rdb_version(subject: Subject) -> Finding:
 
 def _told_version(subject: Subject) -> int | None:
     """From the footer of its functions, which is there without any; None before Redis 7.0."""
-    try:
-        with subject.source.connect("assess") as connection:
-            payload = connection.command(b"FUNCTION", b"DUMP")
-    except (PermissionRefused, ProtocolError):
-        return None
+    payload = subject.source_servers[0].ask(pack(b"FUNCTION", b"DUMP"))[0]
     return rdb_version(payload) if isinstance(payload, bytes) else None
 
 
@@ -286,16 +281,28 @@ def _target_empty(subject: Subject) -> Finding:
 def _config(subject: Subject, name: str) -> str | None:
     """One setting of the source; None where it does not tell."""
     try:
-        return subject.source_config(name).get(name)
+        return subject.source_config(name)
     except (PermissionRefused, ProtocolError):
         return None
 
 
 def _check(
-    name: str, title: str, worst: Severity, look: Callable[[Subject], Finding], *, at_cutover: bool = False
+    name: str,
+    title: str,
+    worst: Severity,
+    look: Callable[[Subject], Finding],
+    *,
+    source: Reach = Reach.EACH,
 ) -> Check:
     return Check(
-        f"native.{name}", title, worst, look, strategies=frozenset({Strategy.NATIVE}), at_cutover=at_cutover
+        f"native.{name}",
+        title,
+        worst,
+        look,
+        strategies=frozenset({Strategy.NATIVE}),
+        source=source,
+        target=Reach.WHOLE,
+        at_cutover=False,
     )
 
 
@@ -303,7 +310,7 @@ CHECKS: Final = (
     _check("allowed", "Replication is allowed", Severity.BLOCKING, _allowed),
     _check("version", "Versions that were tried", Severity.BLOCKING, _version),
     _check("rdb-version", "The source's RDB version", Severity.BLOCKING, _rdb_version),
-    _check("target-empty", "Keys on the target", Severity.BLOCKING, _target_empty),
+    _check("target-empty", "Keys on the target", Severity.BLOCKING, _target_empty, source=Reach.WHOLE),
     _check("output-buffer", "The source's buffer for a replica", Severity.WARNING, _output_buffer),
     _check("timeout", "The source's patience with a replica", Severity.BLOCKING, _timeout),
     _check("backlog", "A link that drops", Severity.INFO, _backlog),

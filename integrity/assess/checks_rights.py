@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from integrity.assess.acl_line import COPY_PARTS, LIVE_PARTS, least_privilege
-from integrity.assess.model import Check, Finding, Severity, found, passed, unknown
+from integrity.assess.model import Check, Finding, Reach, Severity, found, passed, unknown
 from integrity.assess.needed_rights import Right, RunPart, Side, rights
 from integrity.assess.rights_probe import Answer, Tried, try_rights
 from integrity.assess.subject import Subject
@@ -25,17 +25,20 @@ def _target(subject: Subject) -> Finding:
 
 
 def _look(subject: Subject, side: Side) -> Finding:
-    endpoint = subject.source if side == "source" else subject.target
-    identity = subject.source_identity if side == "source" else subject.target_identity
-    engine = identity.engine
-    everything = rights(side, (*LIVE_PARTS, RunPart.NATIVE), engine)
-    tried = try_rights(endpoint, identity, everything)
-    now = rights(side, parts_of_the_copy(subject.settings, subject.strategy), engine)
-    line = least_privilege(side, _line_parts(subject.strategy), engine, tried.known)
+    server = (subject.source_servers if side == "source" else subject.target_servers)[0]
+    engine = server.identity.engine
+    clustered = server.clustered
+    everything = rights(side, (*LIVE_PARTS, RunPart.NATIVE), engine, clustered=clustered)
+    tried = server.tried(everything)
+    now = rights(side, parts_of_the_copy(subject.settings, subject.strategy), engine, clustered=clustered)
+    line, short_line = (
+        least_privilege(side, parts, engine, tried.known, clustered=clustered)
+        for parts in (_line_parts(subject.strategy), _copy_parts(subject.strategy))
+    )
     evidence: dict[str, object] = {
         "tried": len(everything),
         "acl": line,
-        "acl_copy_only": least_privilege(side, _copy_parts(subject.strategy), engine, tried.known),
+        "acl_copy_only": short_line,
     }
     untold = tried.untold([right for right in everything if right.needed])
     if untold:
@@ -47,7 +50,7 @@ def _look(subject: Subject, side: Side) -> Finding:
             **evidence,
             untried=[right.command for right in untold],
         )
-    lacking = _by_part(tried, side, engine)
+    lacking = _by_part(tried, side, engine, clustered=clustered)
     items = tuple(f"{part}: {name}" for part, names in lacking.items() for name in names)
     remedy = f"Give them to the user; this line makes one that has all: {line}"
     held = _source_commands(subject)
@@ -109,11 +112,15 @@ def _optional(
     )
 
 
-def _by_part(tried: Tried, side: Side, engine: str) -> dict[str, list[str]]:
+def _by_part(tried: Tried, side: Side, engine: str, *, clustered: bool) -> dict[str, list[str]]:
     """Each part of a move that would be refused something that it needs."""
     parts = (*COPY_PARTS, *_LATER)
     lacking = {
-        part.value: [right.command for right in tried.lacking(rights(side, [part], engine)) if right.needed]
+        part.value: [
+            right.command
+            for right in tried.lacking(rights(side, [part], engine, clustered=clustered))
+            if right.needed
+        ]
         for part in parts
     }
     return {part: names for part, names in lacking.items() if names}
@@ -144,6 +151,20 @@ def _some(names: list[str]) -> str:
 
 
 CHECKS: Final = (
-    Check("rights.source", "Greenfly's rights on the source", Severity.BLOCKING, _source),
-    Check("rights.target", "Greenfly's rights on the target", Severity.BLOCKING, _target),
+    Check(
+        "rights.source",
+        "Greenfly's rights on the source",
+        Severity.BLOCKING,
+        _source,
+        source=Reach.EACH,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "rights.target",
+        "Greenfly's rights on the target",
+        Severity.BLOCKING,
+        _target,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
 )

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from integrity.assess.memory import mib
-from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed, unknown
+from integrity.assess.model import Check, Finding, Reach, Severity, found, not_applicable, passed, unknown
 from integrity.assess.needed_rights import FENCE_RIGHTS, Side
-from integrity.assess.rights_probe import Tried, try_rights
+from integrity.assess.server import Server
 from integrity.assess.subject import Subject
 from integrity.assess.way_back import ways_back
 from integrity.errors import ConfigurationError, PermissionRefused, ProtocolError
@@ -80,16 +80,17 @@ def _fence(subject: Subject) -> Finding:
     problems: dict[Side, list[str]] = {"source": [], "target": []}
     standing, untold = [], []
     for side, refused in problems.items():
-        endpoint = subject.source if side == "source" else subject.target
-        identity = subject.source_identity if side == "source" else subject.target_identity
-        tried: Tried = try_rights(endpoint, identity, FENCE_RIGHTS)
-        refused += [right.command for right in tried.lacking(FENCE_RIGHTS)]
-        untold += [f"{right.command} on the {side}" for right in tried.untold(FENCE_RIGHTS)]
-        if not refused and not untold:
-            with endpoint.connect("assess") as connection:
-                if _STANDING in user_names(connection):
-                    standing.append(str(endpoint))
-    items = tuple(f"{name} on the {side}" for side, names in problems.items() for name in names)
+        for server in subject.source_servers if side == "source" else subject.target_servers:
+            tried = server.tried(FENCE_RIGHTS)
+            refused += [right.command for right in tried.lacking(FENCE_RIGHTS)]
+            untold += [f"{right.command} on the {side}" for right in tried.untold(FENCE_RIGHTS)]
+            if not refused and not untold:
+                with server.connection() as connection:
+                    if _STANDING in user_names(connection):
+                        standing.append(str(server))
+    items = tuple(
+        dict.fromkeys(f"{name} on the {side}" for side, names in problems.items() for name in names)
+    )
     if standing:
         return found(
             Severity.WARNING,
@@ -155,14 +156,15 @@ def _environment(subject: Subject) -> Finding:
 
 
 def _persistence(subject: Subject) -> Finding:
-    sides = {
-        "source": (subject.source_identity.engine, subject.source_info, subject.source_config),
-        "target": (subject.target_identity.engine, subject.target_info, subject.target_config),
-    }
     evidence: dict[str, object] = {}
     items, texts, untold = [], [], []
-    for side, (engine, info, config) in sides.items():
-        kept = _dragonfly_keeps(info, config) if engine == "dragonfly" else _redis_keeps(info, config)
+    for side, server in _named(subject):
+        info = server.info
+        kept = (
+            _dragonfly_keeps(server.config)
+            if server.identity.engine == "dragonfly"
+            else _redis_keeps(info, server.config)
+        )
         evidence[side] = kept if kept is not None else "not told"
         if kept is None:
             untold.append(side)
@@ -193,7 +195,16 @@ def _persistence(subject: Subject) -> Finding:
     return passed("Both servers keep their data on disk.", **evidence)
 
 
-_Config = Callable[[str], dict[str, str]]
+def _named(subject: Subject) -> list[tuple[str, Server]]:
+    """Every server of both sides, by what it is called."""
+    return [
+        (side if len(servers) == 1 else f"{side}'s node {server.place}", server)
+        for side, servers in (("source", subject.source_servers), ("target", subject.target_servers))
+        for server in servers
+    ]
+
+
+_Config = Callable[[str], str | None]
 
 
 def _redis_keeps(info: Mapping[str, str], config: _Config) -> str | None:
@@ -201,7 +212,7 @@ def _redis_keeps(info: Mapping[str, str], config: _Config) -> str | None:
     if info.get("aof_enabled") == "1":
         return "appendonly"
     try:
-        points = config("save").get("save")
+        points = config("save")
     except (PermissionRefused, ProtocolError):
         return None
     if points is None:
@@ -209,10 +220,10 @@ def _redis_keeps(info: Mapping[str, str], config: _Config) -> str | None:
     return f"save {points}" if points else ""
 
 
-def _dragonfly_keeps(info: Mapping[str, str], config: _Config) -> str | None:
+def _dragonfly_keeps(config: _Config) -> str | None:
     """It also saves when it is shut down in order; what counts here is what is there after a crash."""
     try:
-        name, times = (config(option).get(option) for option in ("dbfilename", "snapshot_cron"))
+        name, times = (config(option) for option in ("dbfilename", "snapshot_cron"))
     except (PermissionRefused, ProtocolError):
         return None
     if name is None or times is None:
@@ -237,9 +248,39 @@ CHECKS: Final = (
         "What comes back, kind by kind",
         Severity.WARNING,
         _if_wanted(_readiness),
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
     ),
-    Check("rollback.fence", "Fences on both sides", Severity.WARNING, _fence),
-    Check("rollback.room", "Memory for the way back", Severity.WARNING, _if_wanted(_room)),
-    Check("rollback.environment", "The applications' environment", Severity.WARNING, _environment),
-    Check("rollback.persistence", "What survives a restart", Severity.WARNING, _persistence),
+    Check(
+        "rollback.fence",
+        "Fences on both sides",
+        Severity.WARNING,
+        _fence,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "rollback.room",
+        "Memory for the way back",
+        Severity.WARNING,
+        _if_wanted(_room),
+        source=Reach.EACH,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "rollback.environment",
+        "The applications' environment",
+        Severity.WARNING,
+        _environment,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "rollback.persistence",
+        "What survives a restart",
+        Severity.WARNING,
+        _persistence,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
 )

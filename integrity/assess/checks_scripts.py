@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from integrity.assess.command_table import CommandTable
 from integrity.assess.commands import calls_by_container, used_commands
 from integrity.assess.lua_script import Origin
 from integrity.assess.lua_target import LuaTarget
-from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed, unknown
+from integrity.assess.model import Check, Finding, Reach, Severity, found, not_applicable, passed, unknown
 from integrity.assess.script_files import ScriptFile, read_scripts
 from integrity.assess.script_libraries import look_functions, look_modules
 from integrity.assess.subject import Subject
@@ -76,7 +75,7 @@ def _look_keys(subject: Subject) -> Finding:
         strict = target.refuses_undeclared_keys()
     if strict is False:
         return passed("The target lets scripts touch keys that they were not given.", files=len(files))
-    table = CommandTable.read(subject.source)
+    table = subject.source_table
 
     def places(command: str, arguments: int) -> list[int] | None:
         entry = table.find(command)
@@ -178,7 +177,7 @@ def _look_commands(subject: Subject) -> Finding:
     files = _scripts(subject)
     if isinstance(files, Finding):
         return files
-    table = CommandTable.read(subject.target)
+    table = subject.target_table
     bad: dict[str, list[str]] = {}
     for file in files:
         for call in file.script.calls:
@@ -197,11 +196,55 @@ def _look_commands(subject: Subject) -> Finding:
 
 
 CHECKS: Final = (
-    Check("scripts.cached", "Scripts that applications run", Severity.WARNING, _look_cached),
-    Check("scripts.keys", "Scripts that touch keys they were not given", Severity.BLOCKING, _look_keys),
-    Check("scripts.commands", "Commands in scripts", Severity.BLOCKING, _look_commands),
-    Check("scripts.language", "Scripts that the target's Lua refuses", Severity.BLOCKING, _look_language),
-    Check("scripts.numbers", "Numbers that read differently in Lua 5.4", Severity.WARNING, _look_numbers),
-    Check("functions.libraries", "Function libraries", Severity.BLOCKING, look_functions),
-    Check("modules.loaded", "Modules", Severity.WARNING, look_modules),
+    Check(
+        "scripts.cached",
+        "Scripts that applications run",
+        Severity.WARNING,
+        _look_cached,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
+    Check(
+        "scripts.keys",
+        "Scripts that touch keys they were not given",
+        Severity.BLOCKING,
+        _look_keys,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
+    Check(
+        "scripts.commands",
+        "Commands in scripts",
+        Severity.BLOCKING,
+        _look_commands,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "scripts.language",
+        "Scripts that the target's Lua refuses",
+        Severity.BLOCKING,
+        _look_language,
+        source=Reach.WHOLE,
+        target=Reach.EACH,
+    ),
+    Check(
+        "scripts.numbers",
+        "Numbers that read differently in Lua 5.4",
+        Severity.WARNING,
+        _look_numbers,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "functions.libraries",
+        "Function libraries",
+        Severity.BLOCKING,
+        look_functions,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "modules.loaded", "Modules", Severity.WARNING, look_modules, source=Reach.WHOLE, target=Reach.WHOLE
+    ),
 )

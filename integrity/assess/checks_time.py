@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from time import monotonic, sleep, time
 from typing import Final
 
-from integrity.assess.model import Check, Finding, Severity, found, passed, unknown
+from integrity.assess.model import Check, Finding, Reach, Severity, found, passed, unknown
+from integrity.assess.server import Server
 from integrity.assess.subject import Subject
-from integrity.endpoint import Endpoint
 from integrity.errors import PermissionRefused, ProtocolError
 from integrity.expiry import clock_ms
 from integrity.replies import ErrorReply, Reply
-from integrity.wire import Connection, pack
+from integrity.wire import pack
 
 _LOOKS: Final = 7
 """Round trips of which the shortest tells a clock best."""
 _FEWEST_PINGS: Final = 20
+_FEWEST_FAR: Final = 7
 _PING_PAUSE: Final = 0.005
 _FAR_MS: Final = 5.0
 """A server whose answers usually take longer is far away: what is asked key by key takes long."""
+_NUMBERS: Final = {3: "three"}
 _LONG_MS: Final = 1000
 """A stall of the source worth a warning."""
 
@@ -33,13 +38,13 @@ class Offset:
     """Half the round trip that it was measured by."""
 
 
-def offset_of(endpoint: Endpoint) -> Offset:
+def offset_of(server: Server) -> Offset:
     """By the shortest of several round trips.
 
     :raises ServerError: TIME is refused, or the server cannot be reached.
     """
     best: Offset | None = None
-    with endpoint.connect("assess") as connection:
+    with server.connection() as connection:
         for _ in range(_LOOKS):
             began, before = monotonic(), time()
             told = clock_ms(connection.command(b"TIME"))
@@ -53,7 +58,10 @@ def offset_of(endpoint: Endpoint) -> Offset:
 
 def _clocks(subject: Subject) -> Finding:
     try:
-        source, target = offset_of(subject.source), offset_of(subject.target)
+        sources, targets = (
+            [offset_of(server) for server in servers]
+            for servers in (subject.source_servers, subject.target_servers)
+        )
     except (PermissionRefused, ProtocolError) as error:
         return unknown(
             Severity.WARNING,
@@ -61,14 +69,17 @@ def _clocks(subject: Subject) -> Finding:
             "Allow TIME, or see that all machines follow a time server.",
         )
     most = subject.settings.cutover.max_clock_skew_ms
+    # Of clusters: the two nodes that are furthest apart.
+    source, target = max(product(sources, targets), key=lambda pair: abs(pair[0].ms - pair[1].ms))
     apart = abs(source.ms - target.ms)
-    widest = max(apart, abs(source.ms), abs(target.ms))
+    widest = max(apart, *(abs(offset.ms) for offset in (*sources, *targets)))
     evidence: dict[str, object] = {
         "source_ahead_ms": round(source.ms, 1),
         "target_ahead_ms": round(target.ms, 1),
         "apart_ms": round(apart, 1),
         "uncertain_ms": round(source.uncertain_ms + target.uncertain_ms, 1),
         "limit_ms": most,
+        "servers": len(sources) + len(targets),
     }
     remedy = "Have all three follow a time server (NTP), or raise cutover.max_clock_skew_ms."
     if apart - source.uncertain_ms - target.uncertain_ms > most:
@@ -80,10 +91,11 @@ def _clocks(subject: Subject) -> Finding:
             items=(),
             **evidence,
         )
+    count = 1 + len(sources) + len(targets)
     if widest > most:
         text = f"This machine's clock is up to {widest:,.0f} ms off the servers'; reports and ages would be wrong."
         return found(Severity.WARNING, text, remedy, items=(), **evidence)
-    return passed(f"The three clocks are within {widest:,.0f} ms.", **evidence)
+    return passed(f"The {_NUMBERS.get(count, str(count))} clocks are within {widest:,.0f} ms.", **evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,32 +109,39 @@ class RoundTrips:
         return self.sorted_ms[min(len(self.sorted_ms) - 1, int(share * len(self.sorted_ms)))]
 
 
-def round_trips(endpoints: tuple[Endpoint, ...], seconds: float) -> tuple[RoundTrips, ...]:
-    """PING each in turn for so long, twenty times at the least.
+def round_trips(servers: Sequence[Server], seconds: float) -> tuple[RoundTrips, ...]:
+    """PING each in turn for so long, and twenty times at the least; seven times where one is far away.
 
     :raises ServerError: PING is refused, or a server cannot be reached.
     """
-    connections: list[Connection] = []
-    try:
-        connections += [endpoint.connect("assess") for endpoint in endpoints]
+    with ExitStack() as stack:
+        connections = [stack.enter_context(server.connection()) for server in servers]
         taken: list[list[float]] = [[] for _ in connections]
         until = monotonic() + seconds
-        while monotonic() < until or len(taken[0]) < _FEWEST_PINGS:
+        while monotonic() < until or len(taken[0]) < _fewest(taken):
             for connection, times in zip(connections, taken, strict=True):
                 began = monotonic()
                 connection.command(b"PING")
                 times.append((monotonic() - began) * 1000)
             sleep(_PING_PAUSE)
-    finally:
-        for connection in connections:
-            connection.close()
     return tuple(RoundTrips(tuple(sorted(times))) for times in taken)
+
+
+def _fewest(taken: Sequence[Sequence[float]]) -> int:
+    """A server that is far away is asked less often: that it is far is seen at once."""
+    far = bool(taken[0]) and max(times[0] for times in taken) > _FAR_MS
+    return _FEWEST_FAR if far else _FEWEST_PINGS
 
 
 def _latency(subject: Subject) -> Finding:
     settings = subject.settings
     try:
-        source, target = round_trips((subject.source, subject.target), settings.assess.watch_seconds)
+        ours, theirs = subject.source_servers, subject.target_servers
+        every = round_trips((*ours, *theirs), settings.assess.watch_seconds)
+        # Of a cluster, the slowest node.
+        source, target = (
+            max(part, key=lambda each: each.at(0.99)) for part in (every[: len(ours)], every[len(ours) :])
+        )
     except (PermissionRefused, ProtocolError) as error:
         return unknown(Severity.WARNING, f"Round trips cannot be measured: {error.problem}", "Allow PING.")
     evidence: dict[str, object] = {"looks": len(source.sorted_ms), "seconds": settings.assess.watch_seconds}
@@ -157,8 +176,7 @@ def _latency(subject: Subject) -> Finding:
 
 
 def _slow(subject: Subject) -> Finding:
-    with subject.source.connect("assess") as connection:
-        latest, length = connection.exchange([pack(b"LATENCY", b"LATEST"), pack(b"SLOWLOG", b"LEN")])
+    latest, length = subject.source_servers[0].ask(pack(b"LATENCY", b"LATEST"), pack(b"SLOWLOG", b"LEN"))
     spikes = _spikes(latest)
     evidence: dict[str, object] = {
         "slowlog": length if isinstance(length, int) else None,
@@ -206,7 +224,17 @@ def _spikes(reply: Reply) -> dict[str, int]:
 
 
 CHECKS: Final = (
-    Check("time.clocks", "Clocks", Severity.BLOCKING, _clocks),
-    Check("time.latency", "Round trips", Severity.WARNING, _latency, at_cutover=False),
-    Check("time.slow", "Stalls of the source", Severity.WARNING, _slow),
+    Check("time.clocks", "Clocks", Severity.BLOCKING, _clocks, source=Reach.WHOLE, target=Reach.WHOLE),
+    Check(
+        "time.latency",
+        "Round trips",
+        Severity.WARNING,
+        _latency,
+        at_cutover=False,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+    Check(
+        "time.slow", "Stalls of the source", Severity.WARNING, _slow, source=Reach.EACH, target=Reach.WHOLE
+    ),
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from integrity.assess.acl_translation import TranslatedUser, translate_users
-from integrity.assess.acl_users import AclUser, permitted, read_acl
+from integrity.assess.acl_translation import TranslatedUser, translated
+from integrity.assess.acl_users import AclUser, acl_over, permitted
 from integrity.assess.command_table import CommandTable
-from integrity.assess.connected import applications, connected_clients
-from integrity.assess.model import Check, Finding, Severity, found, not_applicable, passed, unknown
+from integrity.assess.connected import applications
+from integrity.assess.model import Check, Finding, Reach, Severity, found, not_applicable, passed, unknown
+from integrity.assess.server import Server
 from integrity.assess.subject import Subject
 from integrity.errors import PermissionRefused, ProtocolError
 
@@ -20,7 +21,7 @@ def _look_acl(subject: Subject) -> Finding:
     if "acl" not in subject.source_commands:
         return not_applicable("The source has no ACL users.")
     try:
-        users = [user for user in read_acl(subject.source) if not user.unrestricted]
+        users = [user for user in _users(subject.source_servers[0]) if not user.unrestricted]
     except PermissionRefused:
         return unknown(
             Severity.WARNING,
@@ -30,14 +31,14 @@ def _look_acl(subject: Subject) -> Finding:
     if not users:
         return passed("The source has no users besides an open default.")
     try:
-        there = {user.name: user for user in read_acl(subject.target)}
+        there = {user.name: user for user in _users(subject.target_servers[0])}
     except (PermissionRefused, ProtocolError):
         there = None
     in_use = _in_use(subject)
     if subject.target_identity.engine != "dragonfly":
         return _by_name(users, there, in_use)
-    lines = [line for line in translate_users(subject.source, subject.target) if not line.user.unrestricted]
-    table = CommandTable.read(subject.target)
+    table = subject.target_table
+    lines = translated(users, subject.source_table, table)
     states = {
         line.name: _state(line, there.get(line.name), table) if there is not None else "not told"
         for line in lines
@@ -63,6 +64,14 @@ def _look_acl(subject: Subject) -> Finding:
     return passed(
         f"All {len(lines)} users are on the target, with the same rights and passwords.", **evidence
     )
+
+
+def _users(server: Server) -> list[AclUser]:
+    """
+    :raises PermissionRefused: they may not be read.
+    """
+    with server.connection() as connection:
+        return acl_over(connection, server.endpoint)
 
 
 def _by_name(users: list[AclUser], there: dict[str, AclUser] | None, in_use: dict[str, int]) -> Finding:
@@ -113,11 +122,48 @@ def _facts(line: TranslatedUser, state: str, in_use: dict[str, int]) -> dict[str
 def _in_use(subject: Subject) -> dict[str, int]:
     """User → connections now."""
     try:
-        clients = applications(connected_clients(subject.source))
+        clients = applications(subject.source_clients)
     except (PermissionRefused, ProtocolError):
         return {}
     names = [client.user for client in clients if client.user]
     return {name: names.count(name) for name in set(names)}
 
 
-CHECKS: Final = (Check("users.acl", "ACL users", Severity.WARNING, _look_acl),)
+def _look_alike(subject: Subject) -> Finding:
+    """Whether a user may do the same on each node of a cluster; ACL rules are not spread by the cluster itself."""
+    servers = subject.source_servers
+    if not subject.source_identity.is_cluster:
+        return not_applicable("The source is one server.")
+    told = {server.place: {user.name: user for user in _users(server)} for server in servers}
+    names = sorted({name for users in told.values() for name in users})
+    first = next(iter(told.values()))
+    differing = [name for name in names if any(users.get(name) != first.get(name) for users in told.values())]
+    evidence: dict[str, object] = {
+        "users": {
+            name: {place: "is there" if name in users else "missing" for place, users in told.items()}
+            for name in differing
+        }
+    }
+    if differing:
+        return found(
+            Severity.WARNING,
+            f"{len(differing)} users are not the same on all {len(servers)} masters: what they may do, and their "
+            "passwords, depend on the key. A move can keep only one of them.",
+            "Make them alike (ACL SETUSER and ACL SAVE on every node, replicas too) before the users are carried over.",
+            items=tuple(differing),
+            **evidence,
+        )
+    return passed(f"All {len(names)} users are the same on {len(servers)} masters.")
+
+
+CHECKS: Final = (
+    Check("users.acl", "ACL users", Severity.WARNING, _look_acl, source=Reach.EACH, target=Reach.EACH),
+    Check(
+        "users.alike",
+        "ACL users of a cluster's nodes",
+        Severity.WARNING,
+        _look_alike,
+        source=Reach.WHOLE,
+        target=Reach.WHOLE,
+    ),
+)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from integrity.endpoint import Endpoint
@@ -88,7 +88,14 @@ class CommandTable:
         :raises ServerError: it cannot be reached, or its answer is not understood.
         """
         with endpoint.connect("assess") as connection:
-            table = connection.command(b"COMMAND")
+            return cls.of(endpoint, connection.command(b"COMMAND"))
+
+    @classmethod
+    def of(cls, endpoint: Endpoint, table: Reply) -> CommandTable:
+        """What the server answered to COMMAND.
+
+        :raises ProtocolError: it is not understood.
+        """
         entries: dict[str, CommandEntry] = {}
         inner: dict[str, dict[str, CommandEntry]] = {}
         for item in table if isinstance(table, list) else []:
@@ -111,6 +118,37 @@ class CommandTable:
                 found.flags if found else frozenset(),
                 found.categories if found else frozenset(),
                 subcommands=subs,
+            )
+        return cls(entries)
+
+    @classmethod
+    def of_any(cls, tables: Sequence[CommandTable]) -> CommandTable:
+        """What at least one of several servers knows, subcommands too."""
+        if len(tables) == 1:
+            return tables[0]
+        entries: dict[str, CommandEntry] = {}
+        for table in tables:
+            for name, entry in table.entries.items():
+                before = entries.get(name, entry)
+                entries[name] = replace(before, subcommands={**entry.subcommands, **before.subcommands})
+        return cls(entries)
+
+    @classmethod
+    def of_all(cls, tables: Sequence[CommandTable]) -> CommandTable:
+        """What each of several servers knows, subcommands too."""
+        if len(tables) == 1:
+            return tables[0]
+        common = frozenset[str].intersection(*(frozenset(table.entries) for table in tables))
+        entries: dict[str, CommandEntry] = {}
+        for name in common:
+            mine, *others = [table.entries[name] for table in tables]
+            entries[name] = replace(
+                mine,
+                subcommands={
+                    sub: entry
+                    for sub, entry in mine.subcommands.items()
+                    if all(sub in other.subcommands for other in others)
+                },
             )
         return cls(entries)
 

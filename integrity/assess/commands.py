@@ -11,6 +11,12 @@ REPLICATION: Final = frozenset({"psync", "sync", "replconf"})
 """Sent by replicas only."""
 OWN: Final = frozenset(
     {
+        "asking",
+        "cluster|countkeysinslot",
+        "cluster|getkeysinslot",
+        "cluster|info",
+        "cluster|nodes",
+        "cluster|slots",
         "object",
         "object|encoding",
         "object|freq",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from integrity.endpoint import Endpoint
 from integrity.errors import ProtocolError
+from integrity.replies import Reply
 from integrity.switch.clients import OWN_PREFIX
 
 
@@ -48,7 +49,14 @@ def connected_clients(endpoint: Endpoint) -> list[Client]:
     :raises ServerError: the server cannot be reached, or its answer is not understood.
     """
     with endpoint.connect("assess") as connection:
-        reply = connection.command(b"CLIENT", b"LIST")
+        return clients_of(endpoint, connection.command(b"CLIENT", b"LIST"))
+
+
+def clients_of(endpoint: Endpoint, reply: Reply) -> list[Client]:
+    """The same of what a server answered to CLIENT LIST.
+
+    :raises ProtocolError: it is not understood.
+    """
     if not isinstance(reply, bytes):
         raise ProtocolError(
             endpoint.role, str(endpoint), "CLIENT LIST is no text.", "Check that this is a Redis server."

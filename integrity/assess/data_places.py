@@ -22,16 +22,18 @@ def look_at_databases(subject: Subject) -> Finding:
     if not wanted:
         return not_applicable("No database holds a key.")
     lacking: list[int] = []
-    with subject.target.connect("assess") as connection:
-        for number in wanted:
-            reply = connection.exchange([pack(b"SELECT", b"%d" % number)])[0]
-            if not isinstance(reply, ErrorReply):
-                continue
-            error = connection.error_for(reply, "SELECT")
-            text = str(reply).lower()
-            if "out of range" not in text and "not allowed in cluster mode" not in text:
-                raise error
-            lacking.append(number)
+    selects = [pack(b"SELECT", b"%d" % number) for number in wanted]
+    for server in subject.target_servers:
+        with server.connection() as connection:
+            *replies, _ = connection.exchange([*selects, pack(b"SELECT", b"0")])
+            for number, reply in zip(wanted, replies, strict=True):
+                if not isinstance(reply, ErrorReply) or number in lacking:
+                    continue
+                error = connection.error_for(reply, "SELECT")
+                text = str(reply).lower()
+                if "out of range" not in text and "not allowed in cluster mode" not in text:
+                    raise error
+                lacking.append(number)
     names = ", ".join(map(str, wanted))
     if not lacking:
         return passed(f"The target has every database that is needed: {names}.", databases=wanted)

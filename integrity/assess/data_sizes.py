@@ -58,11 +58,11 @@ def _limit_of_target(subject: Subject) -> tuple[int, str]:
     if subject.target_identity.engine == "dragonfly":
         return _DRAGONFLY_LIMIT, "Dragonfly's default of max_bulk_len"
     try:
-        text = subject.target_config("proto-max-bulk-len").get("proto-max-bulk-len", "")
+        told = [server.config("proto-max-bulk-len") or "" for server in subject.target_servers]
     except (PermissionRefused, ProtocolError):
-        text = ""
-    if text.isdecimal():
-        return int(text), "proto-max-bulk-len"
+        told = [""]
+    if all(text.isdecimal() for text in told):
+        return min(map(int, told)), "proto-max-bulk-len"
     return _REDIS_LIMIT, "the default of proto-max-bulk-len, because it may not be asked"
 
 

@@ -115,7 +115,7 @@ def fork(subject: Subject) -> Finding:
 def _diskless(subject: Subject) -> bool | None:
     """None where it does not tell."""
     try:
-        told = subject.source_config("repl-diskless-sync").get("repl-diskless-sync")
+        told = subject.source_config("repl-diskless-sync")
     except (PermissionRefused, ProtocolError):
         return None
     return None if told is None else told == "yes"

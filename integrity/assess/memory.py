@@ -38,6 +38,10 @@ class MemoryNeed:
         low, high = _ratios(subject.source_identity.engine, subject.target_identity.engine)
         return cls(keys, int(keys * low), int(keys * high), whole)
 
+    def part(self, share: float) -> MemoryNeed:
+        """What a node needs that serves this share of the slots, if keys are spread evenly."""
+        return MemoryNeed(int(self.keys * share), int(self.least * share), int(self.most * share), self.whole)
+
 
 def key_bytes(info: Mapping[str, str]) -> int:
     """Bytes that a server uses for keys, without what it used when it was empty, clients and the backlog."""

@@ -41,6 +41,17 @@ class Outcome(StrEnum):
     """It is about something that these servers, or this strategy, do not have."""
 
 
+class Reach(StrEnum):
+    """How a check looks at a side that is a cluster."""
+
+    ONE = "one"
+    """Not at all: it is about one server, and counts as not known there."""
+    WHOLE = "whole"
+    """By itself, at all nodes together."""
+    EACH = "each"
+    """It is made for every node, and the worst of what it finds counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What one check came to."""
@@ -81,6 +92,10 @@ class Check:
     """Whether keys have to be looked at; such checks are left out of the gate of a cutover."""
     strategies: frozenset[Strategy] = frozenset({Strategy.COPY, Strategy.NATIVE})
     """By which roads it matters."""
+    source: Reach = Reach.ONE
+    """Of a cluster as the source."""
+    target: Reach = Reach.ONE
+    """Of a cluster as the target."""
     at_cutover: bool = True
     """Whether it still matters when everything has been copied: memory that the keys need, or a target that must be
     empty, does not, and such a check is left out of the gate of a cutover."""

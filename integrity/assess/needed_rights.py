@@ -281,9 +281,24 @@ _NEEDED: Final[dict[tuple[Side, RunPart], tuple[Right, ...]]] = {
 }
 
 
-def rights(side: Side, parts: Iterable[RunPart], engine: str) -> tuple[Right, ...]:
-    """What is sent to that side, each right once: as a needed one where any of the parts needs it."""
-    found: dict[str, Right] = {}
+_ON_A_NODE: Final = (
+    _right("cluster|slots"),
+    _right("cluster|nodes"),
+    _right("cluster|countkeysinslot", b"0"),
+    _right("cluster|getkeysinslot", b"0", b"1"),
+    _right("asking"),
+)
+"""What every node of a cluster is asked besides."""
+
+
+def rights(
+    side: Side, parts: Iterable[RunPart], engine: str, *, clustered: bool = False
+) -> tuple[Right, ...]:
+    """What is sent to that side, each right once: as a needed one where any of the parts needs it.
+
+    :param clustered: to a node of a cluster.
+    """
+    found: dict[str, Right] = {right.command: right for right in _ON_A_NODE} if clustered else {}
     for part in sorted(parts):
         for right in _NEEDED[side, part]:
             if engine in right.engines and not found.get(right.command, _OPTIONAL).needed:

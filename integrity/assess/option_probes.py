@@ -140,12 +140,14 @@ PROBES: Final = (
 )
 
 
-def try_options(connection: Connection, probes: Sequence[Probe]) -> dict[Probe, bool | None]:
+def try_options(connection: Connection, probes: Sequence[Probe], tag: str = "") -> dict[Probe, bool | None]:
     """Whether the server takes each option; None where another refusal came first (no rights, read-only, full).
 
+    :param tag: of the probes' keys, where the server is a node of a cluster: in a slot that it serves.
     :raises ServerError: the server is lost.
     """
-    stem = f"greenfly:probe:{secrets.token_hex(8)}:"
+    # All of them in one slot, and one that this node serves: else a cluster would say only that.
+    stem = f"greenfly:probe:{{{tag or secrets.token_hex(8)}}}:{secrets.token_hex(8)}:"
     keys = {name: stem + name for name in "abc"}
     replies = connection.exchange(
         [_packed(probe, word, keys) for probe in probes for word in (probe.option, _NO_OPTION)]

@@ -10,6 +10,7 @@ from typing import Final
 from integrity.assess import (
     checks_capacity,
     checks_clients,
+    checks_cluster,
     checks_commands,
     checks_data,
     checks_native,
@@ -26,6 +27,7 @@ _PARTS: Final = (
     checks_commands,
     checks_scripts,
     checks_clients,
+    checks_cluster,
     checks_users,
     checks_data,
     checks_capacity,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from integrity.assess.model import Check, Finding, Outcome, Result, Severity, not_applicable
+from integrity.assess.model import Check, Finding, Outcome, Reach, Result, Severity, not_applicable
+from integrity.assess.node_by_node import merged
+from integrity.assess.server import Server
 from integrity.assess.subject import Subject
 from integrity.errors import (
     AuthenticationFailed,
@@ -16,6 +18,7 @@ from integrity.errors import (
     TlsFailed,
 )
 from integrity.ledger.assessments import fit
+from integrity.wire import pack
 
 
 def make_checks(subject: Subject, checks: Sequence[Check]) -> tuple[Result, ...]:
@@ -24,39 +27,73 @@ def make_checks(subject: Subject, checks: Sequence[Check]) -> tuple[Result, ...]
     :raises ServerError: a server is gone, or takes no connection any more.
     """
     results = []
-    for number, check in enumerate(checks, start=1):
-        subject.progress.show(f"assess    {number} of {len(checks)}: {check.title}")
-        results.append(make_check(subject, check))
+    with subject.kept():
+        for number, check in enumerate(checks, start=1):
+            subject.progress.show(f"assess    {number} of {len(checks)}: {check.title}")
+            results.append(make_check(subject, check))
     return tuple(results)
 
 
 def make_check(subject: Subject, check: Check) -> Result:
-    """What one check comes to.
+    """What one check comes to; of a cluster, for each node or for all of them together, as the check says.
 
     :raises ServerError: as :func:`make_checks`.
     """
     if subject.strategy not in check.strategies:
         roads = " and ".join(sorted(road.value for road in check.strategies))
         return _result(check, not_applicable(f"It is about the strategy {roads}."))
+    return _result(check, look(subject, check))
+
+
+def look(subject: Subject, check: Check) -> Finding:
+    """What a check finds, node by node where it is to be made for each.
+
+    :raises ServerError: as :func:`make_checks`.
+    """
+    clusters = {
+        "source": subject.source_identity.is_cluster and check.source,
+        "target": subject.target_identity.is_cluster and check.target,
+    }
+    if Reach.ONE in clusters.values():
+        return Finding(
+            Outcome.UNKNOWN,
+            "This check is about one server, and was not made for the nodes of a cluster.",
+            check.worst,
+        )
+    sources: Sequence[Server | None] = subject.source_servers if clusters["source"] is Reach.EACH else (None,)
+    targets: Sequence[Server | None] = subject.target_servers if clusters["target"] is Reach.EACH else (None,)
+    if sources == targets == (None,):
+        return _look(subject, subject, check)
+    found = [
+        (
+            " to ".join(server.place for server in (source, target) if server is not None),
+            _look(subject, subject.narrowed(source, target), check),
+        )
+        for source in sources
+        for target in targets
+    ]
+    return merged(found)
+
+
+def _look(whole: Subject, subject: Subject, check: Check) -> Finding:
     try:
-        finding = check.look(subject)
+        return check.look(subject)
     except (AuthenticationFailed, TlsFailed, ServerNotReady):
         raise
     except ServerUnreachable as error:
         # Also a server, or a proxy before it, that closes the connection at one command.
-        if not _both_answer(subject):
+        if not _all_answer(whole):
             raise
-        finding = _not_known(check, error)
+        return _not_known(check, error)
     except (ServerError, Refused) as error:
-        finding = _not_known(check, error)
-    return _result(check, finding)
+        return _not_known(check, error)
 
 
-def _both_answer(subject: Subject) -> bool:
+def _all_answer(subject: Subject) -> bool:
     try:
-        for endpoint in (subject.source, subject.target):
-            with endpoint.connect("assess") as connection:
-                connection.command(b"PING")
+        for server in (*subject.source_servers, *subject.target_servers):
+            with server.endpoint.connect("assess") as connection:
+                connection.exchange([pack(b"PING")])
     except ServerUnreachable:
         return False
     return True

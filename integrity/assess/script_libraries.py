@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from integrity.assess.command_table import CommandTable
 from integrity.assess.commands import calls_by_container, used_commands
 from integrity.assess.model import Finding, Severity, found, not_applicable, passed, unknown
+from integrity.assess.server import Server
 from integrity.assess.subcommands import Subcommands
 from integrity.assess.subject import Subject
-from integrity.endpoint import Endpoint
 from integrity.errors import PermissionRefused
 from integrity.replies import ErrorReply, Reply
 from integrity.strategy import Strategy
@@ -25,7 +25,9 @@ def look_functions(subject: Subject) -> Finding:
         return not_applicable("The source has no functions (Redis 7.0 and later have them).")
     if subject.source_identity.engine == "dragonfly":
         return not_applicable("Dragonfly knows FUNCTION by name only, and holds no libraries.")
-    libraries = _libraries(subject.source)
+    libraries = {
+        name: functions for server in subject.source_servers for name, functions in _libraries(server).items()
+    }
     calls = calls_by_container(used_commands(subject.source_info))
     used = {name: calls[name] for name in ("fcall", "fcall_ro") if name in calls}
     if not libraries:
@@ -41,10 +43,7 @@ def look_functions(subject: Subject) -> Finding:
             items=items,
             **evidence,
         )
-    table = CommandTable.read(subject.target)
-    with subject.target.connect("assess") as connection:
-        able = "function" in table.entries and Subcommands(connection, table).knows("function", "load")
-    there = set(_libraries(subject.target)) if able else set()
+    able, there = _on_the_target(subject)
     if able and set(libraries) <= there:
         return passed("Every function library is on the target too.", **evidence)
     if able:
@@ -65,12 +64,27 @@ def look_functions(subject: Subject) -> Finding:
     )
 
 
-def _libraries(endpoint: Endpoint) -> dict[str, list[str]]:
+def _on_the_target(subject: Subject) -> tuple[bool, set[str]]:
+    """Whether the target can hold libraries, and which each node of it holds."""
+    there: list[set[str]] = []
+    for server in subject.target_servers:
+        table = server.table
+        with server.connection() as connection:
+            able = "function" in table.entries and Subcommands(connection, table).knows("function", "load")
+        if not able:
+            return False, set()
+        there.append(set(_libraries(server)))
+    return True, set.intersection(*there)
+
+
+def _libraries(server: Server) -> dict[str, list[str]]:
     """Library → its functions.
 
     :raises PermissionRefused: FUNCTION LIST is not allowed.
     """
-    with endpoint.connect("assess") as connection:
+    if "function" not in server.table.entries:
+        return {}
+    with server.connection() as connection:
         reply = connection.command(b"FUNCTION", b"LIST")
     found_: dict[str, list[str]] = {}
     for item in reply if isinstance(reply, list) else []:
@@ -82,7 +96,7 @@ def _libraries(endpoint: Endpoint) -> dict[str, list[str]]:
 
 def look_modules(subject: Subject) -> Finding:
     """Modules of the source, by what is used of them."""
-    ours, theirs = _modules(subject.source), _modules(subject.target)
+    ours, theirs = _of_any(subject.source_servers), _of_all(subject.target_servers)
     if ours is None:
         return unknown(
             Severity.WARNING,
@@ -96,7 +110,7 @@ def look_modules(subject: Subject) -> Finding:
     }
     if not missing:
         return passed("The target has every module that the source has.", source=ours, target=theirs)
-    source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)
+    source, target = subject.source_table, subject.target_table
     calls = calls_by_container(used_commands(subject.source_info))
     own = {name for name, entry in source.entries.items() if "module" in entry.flags}
     lacking = {name: calls[name] for name in sorted(own & calls.keys()) if target.find(name) is None}
@@ -118,9 +132,29 @@ def look_modules(subject: Subject) -> Finding:
     )
 
 
-def _modules(endpoint: Endpoint) -> dict[str, object] | None:
+def _of_any(servers: Iterable[Server]) -> dict[str, object] | None:
+    """Modules of any node; None where one does not tell."""
+    found_: dict[str, object] = {}
+    for server in servers:
+        modules = _modules(server)
+        if modules is None:
+            return None
+        found_ |= modules
+    return found_
+
+
+def _of_all(servers: Iterable[Server]) -> dict[str, object] | None:
+    """Modules that each node has; None where one does not tell."""
+    told = [_modules(server) for server in servers]
+    known = [modules for modules in told if modules is not None]
+    if len(known) < len(told):
+        return None
+    return {name: version for name, version in known[0].items() if all(name in each for each in known)}
+
+
+def _modules(server: Server) -> dict[str, object] | None:
     """Module → version; None where the server does not tell."""
-    with endpoint.connect("assess") as connection:
+    with server.connection() as connection:
         reply = connection.exchange([pack(b"MODULE", b"LIST")])[0]
         if isinstance(reply, ErrorReply):
             error = connection.error_for(reply, "MODULE LIST")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from integrity.assess.command_table import CommandTable, read_help
@@ -69,6 +69,12 @@ class Subcommands:
         if container not in self._helps:
             self._helps[container] = read_help(self._connection, container)
         return self._helps[container]
+
+
+def all_know(servers: Iterable[Subcommands], container: str, sub: str) -> bool | None:
+    """Whether each of several servers knows a subcommand; None where one does not tell, and none says no."""
+    answers = {server.knows(container, sub) for server in servers}
+    return False if False in answers else None if None in answers else True
 
 
 def _text(reply: Reply, name: bytes) -> str:

@@ -1,16 +1,22 @@
-"""What is assessed: two servers, the settings of the run to come, and what checks ask for more than once."""
+"""What is assessed: two servers (or clusters), the settings of the run to come, and what checks ask more than once."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import cached_property
 from typing import Self
 
 from integrity.assess.census import Census, take_census
-from integrity.endpoint import Endpoint, Identity, read_info
-from integrity.errors import ProtocolError
+from integrity.assess.cluster_nodes import servers_of
+from integrity.assess.command_table import CommandTable
+from integrity.assess.connected import Client
+from integrity.assess.merged_info import merged_info
+from integrity.assess.server import Server
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import Refused
 from integrity.progress import Progress
-from integrity.replies import Reply
 from integrity.settings import Settings
 from integrity.strategy import Strategy
 
@@ -47,12 +53,73 @@ class Subject:
         self.progress = progress
         self.reader = reader or source
         self.reader_identity = reader_identity or source_identity
+        self._source_servers: tuple[Server, ...] = ()
+        self._target_servers: tuple[Server, ...] = ()
 
     def by(self, strategy: Strategy) -> Self:
         """The same servers by another road; what was asked already is not asked again."""
         other = copy(self)
         other.strategy = strategy
         return other
+
+    def narrowed(self, source: Server | None = None, target: Server | None = None) -> Subject:
+        """The same with one node in place of a cluster."""
+        other = Subject(
+            self.settings,
+            source.endpoint if source else self.source,
+            target.endpoint if target else self.target,
+            source.identity if source else self.source_identity,
+            target.identity if target else self.target_identity,
+            self.strategy,
+            self.databases,
+            self.progress,
+            reader=None if source else self.reader,
+            reader_identity=None if source else self.reader_identity,
+        )
+        other._source_servers = (source,) if source else self.source_servers
+        other._target_servers = (target,) if target else self.target_servers
+        return other
+
+    # -- servers ------------------------------------------------------------------------------------------------
+
+    @property
+    def source_servers(self) -> tuple[Server, ...]:
+        """The source, or each master of the cluster that it is.
+
+        :raises ServerError: the cluster does not tell its masters.
+        """
+        if not self._source_servers:
+            self._source_servers = servers_of(self.source, self.source_identity)
+        if not self.source_identity.is_cluster:
+            self._source_servers[0].identity = self.source_identity
+        return self._source_servers
+
+    @property
+    def target_servers(self) -> tuple[Server, ...]:
+        """The target, or each master of the cluster that it is.
+
+        :raises ServerError: the cluster does not tell its masters.
+        """
+        if not self._target_servers:
+            self._target_servers = servers_of(self.target, self.target_identity)
+        if not self.target_identity.is_cluster:
+            self._target_servers[0].identity = self.target_identity
+        return self._target_servers
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While this lasts, connections are kept, and what was asked is remembered."""
+        with ExitStack() as stack:
+            for server in (*self.source_servers, *self.target_servers):
+                stack.enter_context(server.kept())
+            yield
+
+    @property
+    def target_share(self) -> float:
+        """The part of all slots that the target serves."""
+        return self.target_servers[0].share if len(self.target_servers) == 1 else 1.0
+
+    # -- what is asked more than once ---------------------------------------------------------------------------
 
     @property
     def census_taken(self) -> Census | None:
@@ -70,66 +137,66 @@ class Subject:
 
     @cached_property
     def source_info(self) -> dict[str, str]:
-        """INFO of the source, every section that it tells (commandstats included)."""
-        return _whole_info(self.source)
+        """INFO of the source, every section that it tells (commandstats included); of a cluster, added up."""
+        return merged_info([server.info for server in self.source_servers])
 
     @cached_property
     def target_info(self) -> dict[str, str]:
         """INFO of the target."""
-        return _whole_info(self.target)
+        return merged_info([server.info for server in self.target_servers])
+
+    @property
+    def source_table(self) -> CommandTable:
+        """The commands that the source knows, or any node of it.
+
+        :raises PermissionRefused: it may not be asked.
+        """
+        return CommandTable.of_any([server.table for server in self.source_servers])
+
+    @property
+    def target_table(self) -> CommandTable:
+        """The commands that the target knows, and each node of it.
+
+        :raises PermissionRefused: it may not be asked.
+        """
+        return CommandTable.of_all([server.table for server in self.target_servers])
 
     @cached_property
     def source_commands(self) -> frozenset[str]:
         """Names of the commands that the source knows, lower case, without subcommands."""
-        return _command_names(self.source)
+        return frozenset(self.source_table.entries)
 
     @cached_property
     def target_commands(self) -> frozenset[str]:
         """Names of the commands that the target knows."""
-        return _command_names(self.target)
+        return frozenset(self.target_table.entries)
 
-    def source_config(self, pattern: str) -> dict[str, str]:
-        """CONFIG GET of the source.
+    @property
+    def source_clients(self) -> list[Client]:
+        """Every connection to the source, or to any node of it, that is not Greenfly's own.
+
+        :raises PermissionRefused: the user may not list clients.
+        """
+        return [client for server in self.source_servers for client in server.clients]
+
+    def source_config(self, name: str) -> str | None:
+        """One setting of the source; None where it has none of that name.
 
         :raises PermissionRefused: it may not be asked.
+        :raises Refused: the source is several servers.
         """
-        return _config(self.source, pattern)
+        return _only(self.source_servers).config(name)
 
-    def target_config(self, pattern: str) -> dict[str, str]:
-        """CONFIG GET of the target.
+    def target_config(self, name: str) -> str | None:
+        """One setting of the target.
 
         :raises PermissionRefused: it may not be asked.
+        :raises Refused: the target is several servers.
         """
-        return _config(self.target, pattern)
+        return _only(self.target_servers).config(name)
 
 
-def _whole_info(endpoint: Endpoint) -> dict[str, str]:
-    with endpoint.connect("assess") as connection:
-        return read_info(connection, b"all") | read_info(connection)
-
-
-def _command_names(endpoint: Endpoint) -> frozenset[str]:
-    with endpoint.connect("assess") as connection:
-        table = connection.command(b"COMMAND")
-    if not isinstance(table, list):
-        raise ProtocolError(
-            endpoint.role, str(endpoint), "COMMAND is no table.", "Check that it may be asked."
-        )
-    return frozenset(
-        entry[0].decode("ascii", "replace").lower().partition(" ")[0]
-        for entry in table
-        if isinstance(entry, list) and entry and isinstance(entry[0], bytes)
-    )
-
-
-def _config(endpoint: Endpoint, pattern: str) -> dict[str, str]:
-    with endpoint.connect("assess") as connection:
-        reply = connection.command(b"CONFIG", b"GET", pattern.encode())
-    return _pairs(reply)
-
-
-def _pairs(reply: Reply) -> dict[str, str]:
-    if not isinstance(reply, list):
-        return {}
-    texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+def _only(servers: tuple[Server, ...]) -> Server:
+    if len(servers) != 1:
+        raise Refused("The nodes of a cluster have settings of their own.", "Assess each node by itself.")
+    return servers[0]

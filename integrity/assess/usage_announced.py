@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from integrity.assess.command_table import CommandTable
 from integrity.assess.model import Finding, Severity, found, passed, unknown
 from integrity.assess.subject import Subject
 from integrity.assess.tracking_probe import tracking_ways
@@ -26,7 +25,7 @@ def look_notifications(subject: Subject) -> Finding:
     """Changes of keys that somebody listens to."""
     channels = channels_of(subject, _KEYSPACE)
     try:
-        flags = subject.source_config("notify-keyspace-events").get("notify-keyspace-events")
+        flags = _announced(subject)
     except PermissionRefused:
         flags = None
     patterns = number_of(subject, "pubsub_patterns")
@@ -79,14 +78,30 @@ def _wanted(flags: str, channels: list[str]) -> frozenset[str]:
     return frozenset(letters)
 
 
+def _announced(subject: Subject) -> str | None:
+    """The letters of any node; None where one of them does not tell.
+
+    :raises PermissionRefused: settings may not be read.
+    """
+    told = [server.config("notify-keyspace-events") for server in subject.source_servers]
+    known = [flags for flags in told if flags is not None]
+    return "".join(dict.fromkeys("".join(known))) if len(known) == len(told) else None
+
+
 def _offered(subject: Subject) -> frozenset[str]:
+    """What every node of the target announces."""
     dragonfly = subject.target_identity.engine == "dragonfly"
     name = "notify_keyspace_events" if dragonfly else "notify-keyspace-events"
     try:
-        letters = set(subject.target_config(name).get(name, ""))
+        told = [server.config(name) or "" for server in subject.target_servers]
     except PermissionRefused:
         return frozenset()
-    return frozenset((letters - {"A"}) | _ALL_EVENTS if "A" in letters else letters)
+    return frozenset.intersection(*(_letters(flags) for flags in told))
+
+
+def _letters(flags: str) -> frozenset[str]:
+    letters = frozenset(flags)
+    return (letters - {"A"}) | _ALL_EVENTS if "A" in letters else letters
 
 
 def _events(letters: frozenset[str]) -> str:
@@ -109,7 +124,8 @@ def look_tracking(subject: Subject) -> Finding:
     tracking = [client for client in clients if "t" in client.flags]
     if not tracking:
         return passed("No application caches keys on its own side.", tracking_clients=told)
-    ways = tracking_ways(subject.target)
+    by_server = [tracking_ways(server.endpoint) for server in subject.target_servers]
+    ways = {way: all(ways.get(way) for ways in by_server) for way in by_server[0]}
     broadcast = [client for client in tracking if "B" in client.flags]
     redirected = [client for client in tracking if client.number("redir") > 0]
     evidence: dict[str, object] = {
@@ -167,7 +183,7 @@ def look_pubsub(subject: Subject) -> Finding:
 
 def look_blocking(subject: Subject) -> Finding:
     """Commands that wait."""
-    table = CommandTable.read(subject.source)
+    table = subject.source_table
     waiting = {name for name, entry in table.entries.items() if "blocking" in entry.categories}
     calls = calls_of(subject, *sorted(waiting - {"xread", "xreadgroup", "wait", "waitaof"}))
     readers = calls_of(subject, "xread", "xreadgroup")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from integrity.assess.commands import calls_by_container, used_commands
-from integrity.assess.connected import Client, applications, connected_clients
+from integrity.assess.connected import Client, applications
 from integrity.assess.subject import Subject
 from integrity.errors import PermissionRefused
 from integrity.replies import ErrorReply
@@ -26,7 +26,7 @@ def calls_of(subject: Subject, *names: str) -> dict[str, int]:
 def application_clients(subject: Subject) -> list[Client] | None:
     """Connected applications; None where the source does not list its clients."""
     try:
-        return applications(connected_clients(subject.source))
+        return applications(subject.source_clients)
     except PermissionRefused:
         return None
 
@@ -44,9 +44,10 @@ def names_of(clients: Iterable[Client], most: int = 10) -> list[str]:
 
 
 def channels_of(subject: Subject, pattern: bytes) -> list[str]:
-    """Channels that somebody has subscribed to; those of patterns are not told."""
-    with subject.source.connect("assess") as connection:
-        reply = connection.exchange([pack(b"PUBSUB", b"CHANNELS", pattern)])[0]
-    if isinstance(reply, ErrorReply) or not isinstance(reply, list):
-        return []
-    return sorted(name.decode("utf-8", "replace") for name in reply if isinstance(name, bytes))[:LISTED]
+    """Channels that somebody has subscribed to, on any node; those of patterns are not told."""
+    names: set[bytes] = set()
+    for server in subject.source_servers:
+        reply = server.ask(pack(b"PUBSUB", b"CHANNELS", pattern))[0]
+        if not isinstance(reply, ErrorReply) and isinstance(reply, list):
+            names.update(name for name in reply if isinstance(name, bytes))
+    return sorted(name.decode("utf-8", "replace") for name in names)[:LISTED]

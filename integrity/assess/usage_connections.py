@@ -44,8 +44,11 @@ def look_protocol(subject: Subject) -> Finding:
 
 
 def _speaks(subject: Subject, version: bytes) -> bool:
-    with subject.target.connect("assess") as connection:
-        return not isinstance(connection.exchange([pack(b"HELLO", version)])[0], ErrorReply)
+    for server in subject.target_servers:
+        with server.endpoint.connect("assess") as connection:
+            if isinstance(connection.exchange([pack(b"HELLO", version)])[0], ErrorReply):
+                return False
+    return True
 
 
 def look_cluster(subject: Subject) -> Finding:
@@ -57,19 +60,21 @@ def look_cluster(subject: Subject) -> Finding:
         for use in used_commands(subject.source_info)
         if use.container in calls and use.calls and not use.always_fails
     ]
-    clustered = subject.source_info.get("cluster_enabled") == "1"
+    clustered = subject.source_identity.is_cluster or subject.source_info.get("cluster_enabled") == "1"
     evidence: dict[str, object] = {"calls": calls, "cluster_enabled": clustered}
     if not calls and not clustered:
         return passed("Applications do not speak to a cluster.", **evidence)
-    with subject.target.connect("assess") as connection:
-        emulated = not isinstance(connection.exchange([pack(b"CLUSTER", b"INFO")])[0], ErrorReply)
+    emulated = not any(
+        isinstance(server.ask(pack(b"CLUSTER", b"INFO"))[0], ErrorReply) for server in subject.target_servers
+    )
     evidence["target_speaks_cluster"] = emulated
     if (clustered or working) and not emulated:
         return found(
             Severity.BLOCKING if clustered else Severity.WARNING,
             "Cluster commands are used with success, and the target has them switched off.",
             "Start Dragonfly with --cluster_mode=emulated, or let the applications use a client without cluster mode.",
-            items=tuple(sorted(use.name for use in working)),
+            # Of a cluster, that it is one: its tools and nodes use subcommands that come and go.
+            items=() if clustered else tuple(sorted(use.name for use in working)),
             **evidence,
         )
     answered = "answered alike" if working else "answered by an error on both servers"
@@ -91,11 +96,14 @@ def look_select(subject: Subject) -> Finding:
     if not numbers:
         return passed("Only database 0 is used.", **evidence)
     refused = []
-    with subject.target.connect("assess") as connection:
-        for number in numbers:
-            reply = connection.exchange([pack(b"SELECT", b"%d" % number)])[0]
-            if isinstance(reply, ErrorReply):
-                refused.append(number)
+    selects = [pack(b"SELECT", b"%d" % number) for number in numbers]
+    for server in subject.target_servers:
+        *replies, _ = server.ask(*selects, pack(b"SELECT", b"0"))
+        refused += [
+            n
+            for n, reply in zip(numbers, replies, strict=True)
+            if n not in refused and isinstance(reply, ErrorReply)
+        ]
     if refused:
         return found(
             Severity.BLOCKING,
@@ -148,11 +156,21 @@ def look_replicas(subject: Subject) -> Finding:
 
 
 def look_counted(subject: Subject) -> Finding:
-    """Whether the source is a master."""
+    """Whether the source is a master, and whether all that applications use is counted there."""
     if subject.source_identity.role == "replica":
         return found(
             Severity.WARNING,
             "The source is a replica: what applications use is counted by its master.",
             "Assess the master.",
+        )
+    replicas = number_of(subject, "connected_slaves")
+    if subject.source_identity.is_cluster and replicas:
+        return found(
+            Severity.INFO,
+            f"The cluster's masters have {replicas} replicas; what applications read from those (READONLY) is counted "
+            "there, and was not looked at.",
+            "Where applications read from replicas, look at INFO commandstats there.",
+            items=(),
+            replicas=replicas,
         )
     return not_applicable("The source is a master, where applications' commands are counted.")

@@ -30,23 +30,28 @@ def _refused_options(subject: Subject, uses: list[CommandUse]) -> tuple[list[Pro
     """Options of used commands that the source takes: those that the target refuses, and those it does not tell of."""
     # Of subcommands only what the source counts apart: commands.subcommands names the others.
     calls = {use.name for use in uses if use.calls} | calls_by_container(uses).keys()
-    target = CommandTable.read(subject.target)
+    target = subject.target_table
     probes = [probe for probe in PROBES if probe.name in calls and target.find(probe.command)]
     if not probes:
         return [], []
-    with subject.source.connect("assess") as connection:
-        documented = documented_options(connection, {probe.name for probe in probes})
-    version = subject.source_identity.version
-    probes = [probe for probe in probes if offered_by(probe, documented, version)]
-    with subject.target.connect("assess") as connection:
-        taken = try_options(connection, probes)
-    refused = [probe for probe, answer in taken.items() if answer is False]
-    return refused, [probe for probe, answer in taken.items() if answer is None]
+    offered: set[Probe] = set()
+    for server in subject.source_servers:
+        with server.connection() as connection:
+            documented = documented_options(connection, {probe.name for probe in probes})
+        offered |= {probe for probe in probes if offered_by(probe, documented, server.identity.version)}
+    probes = [probe for probe in probes if probe in offered]
+    refused, untold = set[Probe](), set[Probe]()
+    for server in subject.target_servers:
+        with server.endpoint.connect("assess") as connection:
+            taken = try_options(connection, probes, server.tag)
+        refused |= {probe for probe, answer in taken.items() if answer is False}
+        untold |= {probe for probe, answer in taken.items() if answer is None}
+    return [p for p in probes if p in refused], [p for p in probes if p in untold - refused]
 
 
 def _stricter(subject: Subject, uses: list[CommandUse]) -> dict[str, str]:
     """Used commands whose number of arguments the target limits more than the source: what each says."""
-    source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)
+    source, target = subject.source_table, subject.target_table
     found_: dict[str, str] = {}
     for name in calls_by_container(uses):
         ours, theirs = source.find(name), target.find(name)
@@ -145,7 +150,7 @@ def look_dropped(subject: Subject) -> Finding:
     severity = Severity.BLOCKING if following else Severity.WARNING
     if not uses:
         return no_counts(severity)
-    source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)
+    source, target = subject.source_table, subject.target_table
     dropped = []
     for name in calls_by_container(uses):
         entry = source.find(name)

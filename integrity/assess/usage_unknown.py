@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,9 +16,8 @@ from integrity.assess.commands import (
     calls_by_container,
     used_commands,
 )
-from integrity.assess.connected import connected_clients
 from integrity.assess.model import Finding, Severity, found, passed
-from integrity.assess.subcommands import Subcommands
+from integrity.assess.subcommands import Subcommands, all_know
 from integrity.assess.subject import Subject
 from integrity.assess.usage_words import no_counts, some
 from integrity.errors import PermissionRefused, ProtocolError
@@ -57,20 +57,23 @@ class _Usage:
 
 def _usage(subject: Subject) -> _Usage:
     uses = tuple(used_commands(subject.source_info))
-    target = CommandTable.read(subject.target)
+    target = subject.target_table
     source = _source_table(subject)
     seen = _last_commands(subject)
     unknown_: list[Unknown] = []
     untold: list[str] = []
-    with subject.target.connect("assess") as connection:
-        subcommands = Subcommands(connection, target)
+    with ExitStack() as stack:
+        subcommands = [
+            Subcommands(stack.enter_context(server.connection()), server.table)
+            for server in subject.target_servers
+        ]
         for use in uses:
             container, _, sub = use.name.partition("|")
             if sub == "help" or container.startswith("_"):
                 continue  # Dragonfly counts some forms (XGROUP HELP) under names of its own.
             known: bool | None = target.find(container) is not None
             if known and sub:
-                known = subcommands.knows(container, sub)
+                known = all_know(subcommands, container, sub)
             if known is None:
                 untold.append(use.name)
             elif not known and use.calls:
@@ -106,7 +109,7 @@ def _administrative(entry: CommandEntry) -> bool:
 
 def _source_table(subject: Subject) -> CommandTable | None:
     try:
-        return CommandTable.read(subject.source)
+        return subject.source_table
     except PermissionRefused:
         return None
 
@@ -114,7 +117,7 @@ def _source_table(subject: Subject) -> CommandTable | None:
 def _last_commands(subject: Subject) -> frozenset[str]:
     """What connected clients other than Greenfly sent last."""
     try:
-        return frozenset(client.last_command for client in connected_clients(subject.source))
+        return frozenset(client.last_command for client in subject.source_clients)
     except (PermissionRefused, ProtocolError):
         return frozenset()
 
@@ -190,17 +193,20 @@ def _refused_by_target(subject: Subject) -> dict[str, int]:
 def look_subcommands(subject: Subject) -> Finding:
     """Subcommands that are not counted apart, or of which the target does not tell."""
     uses = used_commands(subject.source_info)
-    source, target = CommandTable.read(subject.source), CommandTable.read(subject.target)
+    source, target = subject.source_table, subject.target_table
     missing: dict[str, list[str]] = {}
-    with subject.source.connect("assess") as ours, subject.target.connect("assess") as theirs:
-        offered, known = Subcommands(ours, source), Subcommands(theirs, target)
+    with ExitStack() as stack:
+        offered, known = (
+            [Subcommands(stack.enter_context(server.connection()), server.table) for server in servers]
+            for servers in (subject.source_servers, subject.target_servers)
+        )
         for container in calls_by_container(uses):
             entry = source.find(container)
             # A server that lists the subcommands counts each of them apart.
             if entry is None or not entry.is_container or entry.subcommands or not target.find(container):
                 continue
-            names = (offered.listed(container) or frozenset()) - {"help"}
-            lacking = sorted(name for name in names if known.knows(container, name) is not True)
+            names = {name for each in offered for name in each.listed(container) or ()} - {"help"}
+            lacking = sorted(name for name in names if all_know(known, container, name) is not True)
             if lacking:
                 missing[container] = lacking
     untold = _usage(subject).untold

@@ -5,7 +5,7 @@ Unlike the questions about every key, these count as a use of the key on Redis (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
@@ -114,26 +114,40 @@ class Closer:
                 detail = f"{expiring:,} of its fields expire" if expiring else "no field expires any more"
                 examples.append(KeyFact(database, key, "hash", 0, len(names), detail))
 
-    def with_memory(self, fact: KeyFact) -> KeyFact:
-        """The same key with its memory use; 0 where the server does not tell.
+    def with_memory(self, facts: Sequence[KeyFact]) -> list[KeyFact]:
+        """The same keys with their memory use; 0 where the server does not tell.
 
         :raises ServerError: the connection is lost.
         """
-        return replace(fact, bytes=memory_usage(self._connection(fact.database), [fact.key])[0])
+        told: dict[KeyFact, int] = {}
+        for database, its in _by_database(facts).items():
+            sizes = memory_usage(self._connection(database), [fact.key for fact in its])
+            told |= dict(zip(its, sizes, strict=True))
+        return [replace(fact, bytes=told[fact]) for fact in facts]
 
-    def lengths(self, facts: Iterable[KeyFact]) -> list[KeyFact]:
+    def lengths(self, facts: Sequence[KeyFact]) -> list[KeyFact]:
         """The same keys with the number of their elements, or bytes of a string; 0 where that cannot be told.
 
         :raises ServerError: the connection is lost.
         """
-        return [self._with_length(fact) for fact in facts]
+        told: dict[KeyFact, int] = {}
+        for database, its in _by_database(facts).items():
+            known = [fact for fact in its if fact.kind.encode() in LENGTH_COMMANDS]
+            commands = [LENGTH_COMMANDS[fact.kind.encode()] + argument(fact.key) for fact in known]
+            replies = self._ask(database, commands)
+            told |= {
+                fact: reply if isinstance(reply, int) else 0
+                for fact, reply in zip(known, replies, strict=True)
+            }
+        return [replace(fact, elements=told.get(fact, fact.elements)) for fact in facts]
 
-    def _with_length(self, fact: KeyFact) -> KeyFact:
-        command = LENGTH_COMMANDS.get(fact.kind.encode())
-        if command is None:
-            return fact
-        reply = self._ask(fact.database, [command + argument(fact.key)])[0]
-        return replace(fact, elements=reply if isinstance(reply, int) else 0)
+
+def _by_database(facts: Sequence[KeyFact]) -> dict[int, list[KeyFact]]:
+    """In one go for each database: over a long line every question costs its way there and back."""
+    found: dict[int, list[KeyFact]] = {}
+    for fact in facts:
+        found.setdefault(fact.database, []).append(fact)
+    return found
 
 
 def _entries_read(group: Reply) -> int | None:

@@ -17,12 +17,16 @@ from itertools import zip_longest
 from random import Random
 from typing import Final
 
+from integrity.cluster.slots import SLOTS
+
 _FEWEST: Final = 100
 """So many keys of each database are looked at, however small its part is, where there is room."""
 _FOR_THE_FEWEST: Final = 10
 """No more than this part of the sample goes to them."""
 _MOST_PLACES: Final = 16
 _KEYS_PER_PLACE: Final = 1000
+_PER_MASTER: Final = 4
+"""Of a cluster's sample: keys with the same hash tag stand together, so it begins at more places."""
 _BITS: Final = 64
 
 
@@ -46,6 +50,14 @@ class Stretch:
     def wanted(self, page: int) -> int:
         """How many keys the next SCAN asks for."""
         return page if self.quota is None else max(1, min(page, self.quota - self.taken))
+
+    @property
+    def inside_a_slot(self) -> bool:
+        """Whether the next page goes on where this one ended, which only the walk that handed it out can do.
+
+        Of a cluster, whose cursors are a slot and how many of its keys were handed out.
+        """
+        return self.cursor >= SLOTS
 
     def advance(self, cursor: int, keys: int) -> None:
         """A page has been read."""
@@ -74,20 +86,24 @@ def quotas(present: Mapping[int, int], sample: int) -> dict[int, int | None]:
     return {database: None if count >= present[database] else count for database, count in wanted.items()}
 
 
-def stretches(database: int, quota: int | None, chance: Random, *, anywhere: bool) -> list[Stretch]:
+def stretches(
+    database: int, quota: int | None, chance: Random, *, anywhere: bool, masters: int = 0
+) -> list[Stretch]:
     """The stretches of one database: all of it, or *quota* keys from random places.
 
     :param anywhere: the server takes any number for a cursor; else there is one stretch, from the beginning.
+    :param masters: of a cluster, whose cursors are slots.
     """
     if quota is None:
         return [Stretch(database)]
     if not anywhere:
         return [Stretch(database, quota=quota)]
-    places = max(1, min(_MOST_PLACES, quota // _KEYS_PER_PLACE))
+    at = slot_at if masters else cursor_at
+    places = max(1, min(_MOST_PLACES, quota // _KEYS_PER_PLACE), min(_PER_MASTER * masters, quota))
     first = chance.random() / places
     per_place, more = divmod(quota, places)
     return [
-        Stretch(database, cursor_at(first + place / places), per_place + (place < more), wraps=True)
+        Stretch(database, at(first + place / places), per_place + (place < more), wraps=True)
         for place in range(places)
     ]
 
@@ -99,6 +115,11 @@ def in_turn(parts: Iterable[Stretch]) -> list[Stretch]:
         by_database.setdefault(part.database, []).append(part)
     rounds = zip_longest(*by_database.values())
     return [part for each in rounds for part in each if part is not None]
+
+
+def slot_at(share: float) -> int:
+    """The cursor at this share of the way through a cluster: a slot, from which on keys are listed."""
+    return min(int(share * SLOTS), SLOTS - 1)
 
 
 def cursor_at(share: float) -> int:

@@ -15,6 +15,7 @@ from integrity.census.questions import Columns, Questions, only
 from integrity.census.tally import Tally, Top
 from integrity.census.walk import Walker
 from integrity.census.wording import Course, hot_method_of, method_of
+from integrity.cluster.connection import ClusterConnection
 from integrity.endpoint import Endpoint, Identity, read_info
 from integrity.progress import Progress
 from integrity.replies import ErrorReply
@@ -81,7 +82,9 @@ class _Taking:
         self._expected = 0
         self._began = monotonic()
         self._course = Course(
-            anywhere=identity.engine in {"redis", "valkey"}, seconds=settings.assess.sample_seconds
+            anywhere=identity.engine in {"redis", "valkey"},
+            masters=len(identity.shards),
+            seconds=settings.assess.sample_seconds,
         )
 
     def take(self) -> Census:
@@ -107,7 +110,14 @@ class _Taking:
             )
             self._began = monotonic()
             deadline = self._began + settings.assess.sample_seconds if self._sampled else _FAR_AWAY
-            walker = Walker(connection, self._questions, pace, self._take_page, remember=self._sampled)
+            walker = Walker(
+                connection,
+                self._questions,
+                pace,
+                self._take_page,
+                remember=self._sampled,
+                by_slots=bool(self._course.masters),
+            )
             self._walk(walker, plan, deadline)
             return self._result(before)
 
@@ -130,15 +140,18 @@ class _Taking:
         return _Before(
             present={n: facts["keys"] for n, facts in sorted(lines.items())},
             field_expiries=0 if not knows_field_expiries else None if len(known) < len(told) else sum(known),
-            policy=info.get("maxmemory_policy", ""),
+            policy=_policy(connection, info),
         )
 
     # -- walking ------------------------------------------------------------------------------------------------
 
     def _walk(self, walker: Walker, plan: dict[int, int | None], deadline: float) -> None:
         parts: list[Stretch] = []
+        course = self._course
         for database, quota in plan.items():
-            parts += stretches(database, quota, self._chance, anywhere=self._course.anywhere)
+            parts += stretches(
+                database, quota, self._chance, anywhere=course.anywhere, masters=course.masters
+            )
         walker.walk(in_turn(parts), deadline)
         missing: list[Stretch] = []
         for database, quota in plan.items():
@@ -195,8 +208,12 @@ class _Taking:
         big = closer.lengths(self._facts(tally.big))
         longest = closer.lengths(self._facts(tally.strings))
         hot = closer.lengths(
-            closer.with_memory(KeyFact(database, key, kind, 0, 0, heat=number))
-            for number, database, key, kind in tally.hot.first()
+            closer.with_memory(
+                [
+                    KeyFact(database, key, kind, 0, 0, heat=number)
+                    for number, database, key, kind in tally.hot.first()
+                ]
+            )
         )
         census = Census(
             full=full,
@@ -243,6 +260,14 @@ class _Taking:
     @staticmethod
     def _facts(top: Top) -> list[KeyFact]:
         return [KeyFact(database, key, kind, number, 0) for number, database, key, kind in top.first()]
+
+
+def _policy(connection: Connection, info: dict[str, str]) -> str:
+    """Of a cluster, what all masters tell; empty where they differ, or do not tell."""
+    if not isinstance(connection, ClusterConnection):
+        return info.get("maxmemory_policy", "")
+    told = {master.info.get("maxmemory_policy", "") for master in connection.cluster().masters}
+    return told.pop() if len(told) == 1 else ""
 
 
 def _numbers(line: str) -> dict[str, int]:

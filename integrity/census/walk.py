@@ -29,6 +29,7 @@ class Walker:
     """Walks stretches of databases over one connection.
 
     :param take: told of each page: database, keys, and what was asked about them.
+    :param by_slots: of a cluster: a stretch goes on until it comes to the end of a slot.
     :param remember: pass over keys that were seen before; for samples, whose names are kept in memory.
     """
 
@@ -40,11 +41,13 @@ class Walker:
         take: Callable[[int, list[bytes], Columns], None],
         *,
         remember: bool,
+        by_slots: bool = False,
     ) -> None:
         self._connection = connection
         self._questions = questions
         self._pace = pace
         self._take = take
+        self._by_slots = by_slots
         self._seen: dict[int, set[bytes]] | None = {} if remember else None
         self.out_of_time = False
         """It ended because its time was over."""
@@ -83,7 +86,9 @@ class Walker:
                 if selects:
                     self._selected(stretch.database)
                 scanned = self._scanned(stretch)
-                if not stretch.done:
+                if not stretch.done and self._by_slots and stretch.inside_a_slot:
+                    waiting.appendleft(stretch)
+                elif not stretch.done:
                     waiting.append(stretch)
 
     def _selected(self, database: int) -> None:

@@ -14,6 +14,8 @@ class Course:
     out_of_time: bool = False
     anywhere: bool = True
     """The server was asked for random places of its hash order."""
+    masters: int = 0
+    """Of the cluster whose slots were listed; 0 for a single server."""
     refused: bool = False
     """It did not take such cursors."""
     seconds: float = 0.0
@@ -31,6 +33,14 @@ def method_of(course: Course, *, sampled: bool, full: bool, looked_at: int, pres
     if not sampled:
         return f"{looked_at:,} of {present:,} keys were looked at; the walk did not come to its end."
     share = looked_at / present if present else 0.0
+    if course.masters:
+        ended = f"; assess.sample_seconds ({course.seconds:g} s) ended it" if course.out_of_time else ""
+        return (
+            f"A sample, {looked_at:,} of {present:,} keys ({share:.2%}): slots from random ones on, over all "
+            f"{course.masters} masters{ended}. Keys with one hash tag share a slot and are looked at together. A kind "
+            f"of key of which none was seen may have up to {unseen:,} keys all the same (with 95 % certainty, where "
+            "tags do not gather them), and the biggest and hottest keys may be others."
+        )
     places = (
         "stretches at random places of the hash order"
         if course.anywhere and not course.refused

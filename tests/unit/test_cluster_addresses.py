@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from integrity.address import parse_address
-from integrity.cluster.limits import require_assessable, require_fenceable, settings_for
+from integrity.cluster.limits import require_fenceable, settings_for
 from integrity.errors import ConfigurationError, Refused
 from integrity.settings import Settings
 from integrity.strategy import Strategy
@@ -76,13 +76,10 @@ def test_dragonflys_own_replication_is_not_chosen_for_what_it_cannot_follow() ->
     assert settings_for(single, parse_address("redis://blue", "source.url"), target) is single
 
 
-def test_clusters_are_neither_assessed_nor_fenced() -> None:
+def test_applications_are_cut_over_from_a_cluster_and_not_to_one() -> None:
     cluster, single = parse_address("redis+cluster://one", "x"), parse_address("redis://two", "x")
 
-    require_assessable(single)
     require_fenceable(single, single)
+    require_fenceable(cluster, single)
     with pytest.raises(Refused):
-        require_assessable(cluster)
-    for blue, green in ((cluster, single), (single, cluster)):
-        with pytest.raises(Refused):
-            require_fenceable(blue, green)
+        require_fenceable(single, cluster)
