@@ -45,6 +45,12 @@ def table(facts: Facts, name: str) -> Facts:
     return value if isinstance(value, dict) else {}
 
 
+def tables(facts: Facts, name: str) -> list[Facts]:
+    """The tables of a list, empty where there is none."""
+    value = facts.get(name)
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []
+
+
 @lru_cache(maxsize=4096)
 def masked_text(value: str) -> str:
     """*value* fit to be shown: no password of a URL, nothing invisible.

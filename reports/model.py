@@ -110,8 +110,23 @@ class RunIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardView:
+    """One master of a cluster."""
+
+    node_id: str | None
+    address: str | None
+    server_run_id: str | None
+    version: str | None
+    slots: str | None
+    """``0-5460, 7000``."""
+    slots_moving: int | None
+    """On their way to or from it."""
+    keys: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointView:
-    """One server as the check phase saw it."""
+    """One server, or cluster, at one moment of a run."""
 
     role: Literal["source", "target"]
     address: str | None
@@ -130,6 +145,12 @@ class EndpointView:
     """Database → keys, only those that hold any."""
     keys: int | None
     observed_at: str | None
+    seen_earlier: bool
+    """Whether this is how the sync run saw it, on which this run rests."""
+    shards: tuple[ShardView, ...]
+    """The masters of a cluster."""
+    unknown: str | None
+    """Why nothing of this is known."""
     note: str | None
 
 
@@ -266,7 +287,7 @@ class RunReport:
     source: EndpointView | None
     target: EndpointView | None
     source_after: EndpointView | None
-    """As the run saw it last; None where it did not look again."""
+    """As the run saw it last, or why it did not; None where it looked at neither server again."""
     target_after: EndpointView | None
     assessment: AssessmentView | None
     """None where this run assessed nothing."""

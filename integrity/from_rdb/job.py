@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from integrity.afterwards import seen_now
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, LedgerError, Refused
 from integrity.from_rdb.load import FileLoad
@@ -224,5 +225,6 @@ class FileJob:
         """
         with self._run.phase(PhaseName.VERIFY, self._subject.keys) as detail:
             conclusion = verify_file(self._subject, self._selection, detail)
+            detail["afterwards"] = seen_now([self._target])
         self._run.conclude(conclusion)
         return conclusion

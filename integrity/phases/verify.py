@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from integrity.endpoint import Endpoint, Identity
-from integrity.errors import ServerError, ServerRestarted
+from integrity.afterwards import seen_now
+from integrity.endpoint import Identity
+from integrity.errors import ServerRestarted
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from integrity.meter import Meter
@@ -185,7 +186,7 @@ class VerifyPhase:
                 "rechecks": rechecks,
                 "settled": settled,
                 "rechecked_at": self._rechecked_at.isoformat() if self._rechecked_at is not None else None,
-                "afterwards": _afterwards(servers),
+                "afterwards": seen_now((servers.source, servers.target)),
                 "expiry_tolerance_ms": self._settings.verify.expiry_tolerance_ms,
                 "field_expiries": self._compares_field_expiries(
                     servers.source_identity, servers.target_identity
@@ -199,20 +200,3 @@ class VerifyPhase:
             detail["client_cpu_seconds"] = round(part.cpu_seconds, 3)
         self._handle.tally(PhaseName.VERIFY, {place: (keys, 0) for place, keys in totals.tallies.items()})
         return conclude(coverage, counts, waived=waived.findings, notes=waived.notes())
-
-
-def _afterwards(servers: Servers) -> dict[str, object]:
-    """Both servers as they are now, for whoever lays them beside what the check phase saw."""
-    return {
-        endpoint.role: known
-        for endpoint in (servers.source, servers.target)
-        if (known := _identity_now(endpoint)) is not None
-    }
-
-
-def _identity_now(endpoint: Endpoint) -> dict[str, object] | None:
-    # Everything is compared already: a server that goes away now takes nothing from the verdict.
-    try:
-        return endpoint.identify().to_dict()
-    except ServerError:
-        return None

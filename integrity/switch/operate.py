@@ -6,10 +6,11 @@ first one's process is gone, it is taken over and ended before anything new begi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from integrity.afterwards import UNKNOWN, seen_now
 from integrity.errors import GreenflyError, LedgerError, Refused, RunTakenOver, Undone, Unfinished
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import PhaseName, RunKind, RunState, Verdict
@@ -26,8 +27,11 @@ from integrity.switch.conductor import Conductor, NotConfirmed, find_sync_run
 from integrity.switch.cutover import Cutover
 from integrity.switch.machine import Keeper, Recorder, nobody
 from integrity.switch.rollback import Rollback
+from integrity.switch.sides import Sides
 from integrity.verify.verdict import Conclusion
 
+_LOOK_SECONDS = 2.0
+"""How long a server may take to say who it is, before and after; it may be the dead one that all this is about."""
 OPERATION_LEASE_SECONDS = 3.0
 """How long the sync process waits before it takes a silent operation over; also bounds how long nobody can write."""
 
@@ -69,7 +73,7 @@ def cut_over(
         run = Run.start(_short(settings), ledger, RunKind.CUTOVER, progress, parent=sync_run)
         on_started(run.id)
         asker.speak_for(run.handle)
-        with _operation(run, sync_run, ledger) as recorded:
+        with _operation(run, sync_run, ledger, look=("source", "target")) as recorded:
             _require_alone(ledger, run, sync_run)
             cutover = Cutover(settings, ledger, run.handle, sync_run, asker, progress, recorder=recorder)
             try:
@@ -114,7 +118,9 @@ def roll_back(
         run = Run.start(_short(settings), ledger, RunKind.ROLLBACK, progress, parent=sync_run)
         on_started(run.id)
         asker.speak_for(run.handle)
-        with _operation(run, sync_run, ledger) as recorded:
+        # A green that is given up is not waited for.
+        look = ("source",) if abandon else ("source", "target")
+        with _operation(run, sync_run, ledger, look=look) as recorded:
             _require_alone(ledger, run, sync_run)
             rollback = Rollback(
                 settings,
@@ -332,18 +338,43 @@ class _Recorded:
 
 
 @contextmanager
-def _operation(run: Run, sync_run: models.Run, ledger: Ledger) -> Iterator[_Recorded]:
-    """Record the end of the run, whatever it is, and keep its lease meanwhile."""
+def _operation(
+    run: Run, sync_run: models.Run, ledger: Ledger, *, look: Sequence[str] = ()
+) -> Iterator[_Recorded]:
+    """Record the end of the run, whatever it is, and both servers before and after; keep its lease meanwhile.
+
+    :param look: the roles of the servers that are asked who they are before it begins.  Who takes over does not ask:
+        a fence may stand, and nobody can write until it is gone.
+    """
     recorded = _Recorded()
     phase = PhaseName.CUTOVER if run.kind is RunKind.CUTOVER else PhaseName.ROLLBACK
     with run.recorded(), Keeper(ledger.engine, run.handle, OPERATION_LEASE_SECONDS):
+        seen = _seen(run.settings, look)
+        before = {role: facts for role, facts in seen.items() if UNKNOWN not in facts}
         run.handle.identify(
-            source=sync_run.source,
-            target=sync_run.target,
+            source=before.get("source") or sync_run.source,
+            target=before.get("target") or sync_run.target,
             source_address=sync_run.source_address,
             target_address=sync_run.target_address,
         )
         with run.phase(phase) as detail:
-            yield recorded
             detail["sync_run"] = sync_run.id
+            try:
+                yield recorded
+            except (LedgerError, Unfinished):
+                raise
+            except GreenflyError:
+                detail["afterwards"] = _seen(run.settings)
+                raise
+            detail["afterwards"] = _seen(run.settings)
         run.conclude(recorded.conclusion)
+
+
+def _seen(settings: Settings, roles: Sequence[str] = ("source", "target")) -> dict[str, dict[str, object]]:
+    """The servers as they are now, or why they do not say."""
+    try:
+        sides = Sides.of(settings)
+    except GreenflyError:
+        return {}  # The operation says so itself.
+    chosen = [endpoint for endpoint in (sides.blue, sides.green) if endpoint.role in roles]
+    return seen_now(chosen, patience=_LOOK_SECONDS)

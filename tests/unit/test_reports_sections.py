@@ -219,7 +219,8 @@ def test_both_servers_are_shown_before_and_after(ledger: Ledger, tmp_path: Path)
         },
     )
     report = build_report(ledger, run.id)
-    assert report.source_after is None
+    assert report.source_after is not None
+    assert (report.source_after.unknown, report.source_after.keys) == ("it did not answer", None)
     assert report.target_after is not None
     assert (report.target_after.keys, report.target_after.title) == (7, "Dragonfly 1.34.2")
     assert report.coverage is not None
