@@ -26,6 +26,13 @@ _UNITS: Final = {
 _NUMBER: Final = re.compile(r"-?\d{1,10}", re.ASCII)
 
 
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # A terminal was given bytes that are no text.
+        raise PatternError(r"bytes that are no text are written as \xNN") from None
+
+
 def _byte(data: bytes, at: int) -> int:
     digits = _HEX.match(data, at)
     if digits is None:
@@ -44,7 +51,7 @@ def read_pattern(text: str) -> list[int]:
         raise PatternError("a pattern must not be empty")
     if len(text) > MAX_PATTERN_LENGTH:
         raise PatternError(f"a pattern holds at most {MAX_PATTERN_LENGTH} characters")
-    data = text.encode()
+    data = _encoded(text)
     pattern: list[int] = []
     at = 0
     while at < len(data):
@@ -64,7 +71,7 @@ def read_prefix(text: str) -> bytes:
 
     :raises PatternError: a backslash before anything else.
     """
-    data = text.encode()
+    data = _encoded(text)
     prefix = bytearray()
     at = 0
     while at < len(data):

@@ -69,6 +69,22 @@ UNUSABLE: tuple[tuple[str, ...], ...] = (
     ("waive", "latest", "--class", "value", "--why", "x"),
     ("waive", "latest", "--class", "value", "--why", "x", "--key", "\\"),
     ("waive", "latest", "--class", "value", "--key", "a", "--as", "grace"),
+    *(
+        ("waive", "latest", "--class", "value", "--why", "x", "--as", "grace", *flags)
+        for flags in (
+            ("--key", "a", "--key-hex", "61"),
+            ("--key-hex", "6"),
+            ("--key-hex", "61*"),
+            ("--key", "\udcff"),
+            ("--pattern", "\udcff"),
+            ("--pattern", r"\x0"),
+            ("--pattern", "[a-\xff]"),
+            ("--key", "a", "--at-most", "0"),
+        )
+    ),
+    ("waive", "latest", "--class", "unreadable", "--why", "x", "--key", "a", "--as", "grace"),
+    ("unwaive", "99"),
+    ("unwaive", "9" * 30),
     ("--port", "1", "list"),
     ("--host", "0.0.0.0"),  # noqa: S104  (refused)
 )
@@ -77,6 +93,7 @@ UNUSABLE: tuple[tuple[str, ...], ...] = (
 def test_what_cannot_be_done_is_a_usage_error(greenfly: Greenfly, run: str) -> None:
     for flags in UNUSABLE:
         assert run_here(greenfly, "review", *flags).exit_code == 2, flags
+    assert run_here(greenfly, "approve", run, "--reject", "--as", "grace").exit_code == 2
 
 
 def test_decisions_of_the_command_line_are_those_of_the_page(
