@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -13,7 +13,7 @@ from random import Random
 from threading import Event, Thread
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import pytest
 from redis.cluster import RedisCluster as ClusterClient
@@ -205,17 +205,10 @@ class RedisCluster:
 
     def send(self, commands: Sequence[tuple[Argument, ...]]) -> None:
         """Commands to the masters of their keys."""
-        by_node: dict[Node, list[tuple[Argument, ...]]] = {}
-        table = self._table()
-        for command in commands:
-            by_node.setdefault(table[_slot(_key(command))], []).append(command)
-        for node, its in by_node.items():
-            with Raw(node.url) as raw:
-                for start in range(0, len(its), 500):
-                    for reply in raw.many(its[start : start + 500]):
-                        assert not isinstance(reply, ResponseError), reply
+        send(self, commands)
 
-    def _table(self) -> dict[int, Node]:
+    def table(self) -> dict[int, Node]:
+        """Slot → the master that serves it."""
         by_port = {node.port: node for node in self.nodes}
         table: dict[int, Node] = {}
         for entry in as_list(self.masters()[0]("CLUSTER", "SLOTS")):
@@ -293,19 +286,54 @@ class RedisCluster:
         self.wait_until_whole()
 
 
+class Serving(Protocol):
+    """A node that serves slots."""
+
+    @property
+    def url(self) -> str:
+        """Of this node alone."""
+
+
+class Sharded(Protocol):
+    """A cluster of any make."""
+
+    @property
+    def url(self) -> str:
+        """What Greenfly is given."""
+
+    def table(self) -> Mapping[int, Serving]:
+        """Slot → the master that serves it."""
+
+    def keys(self) -> int:
+        """How many keys all masters hold."""
+
+
+def send(cluster: Sharded, commands: Sequence[tuple[Argument, ...]]) -> None:
+    """Commands to the masters of their keys."""
+    by_node: dict[str, list[tuple[Argument, ...]]] = {}
+    table = cluster.table()
+    for command in commands:
+        by_node.setdefault(table[_slot(_key(command))].url, []).append(command)
+    for url, its in by_node.items():
+        with Raw(url) as raw:
+            for start in range(0, len(its), 500):
+                for reply in raw.many(its[start : start + 500]):
+                    assert not isinstance(reply, ResponseError), reply
+
+
 class ClusterSide(Side):
     """The masters of a cluster as one side of the oracle's comparison; the cluster must be still."""
 
-    def __init__(self, cluster: RedisCluster) -> None:
+    def __init__(self, cluster: Sharded) -> None:
         self._stack = ExitStack()
         self._raws: dict[int, Raw] = {}
         open_: dict[str, Raw] = {}
-        for slot, node in cluster._table().items():
+        for slot, node in cluster.table().items():
             if node.url not in open_:
                 open_[node.url] = self._stack.enter_context(Raw(node.url))
             self._raws[slot] = open_[node.url]
         self._masters = list(open_.values())
-        super().__init__(cluster.masters()[0].url, 0)
+        super().__init__(next(iter(open_)), 0)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -360,11 +388,11 @@ def fill_server(url: str, keys: int, seed: int = 1) -> None:
                 assert not isinstance(reply, ResponseError), reply
 
 
-def _side(place: RedisCluster | str) -> Side:
+def _side(place: Sharded | str) -> Side:
     return Side(place, 0) if isinstance(place, str) else ClusterSide(place)
 
 
-def differences(left: RedisCluster | str, right: RedisCluster | str) -> list[Difference]:
+def differences(left: Sharded | str, right: Sharded | str) -> list[Difference]:
     """What the oracle finds to differ between two that are still: clusters, or servers by their URL.
 
     A key that expires between the looks at the two sides differs once, and not a second later.
@@ -466,12 +494,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = _SECONDS) -> None
 
 
 def meanwhile(
-    green: Store | RedisCluster, keys: int, fault: Callable[[], object], run: Callable[[], CompletedRun]
+    green: Store | Sharded, keys: int, fault: Callable[[], object], run: Callable[[], CompletedRun]
 ) -> CompletedRun:
     """A run, and a fault as soon as green holds so many keys."""
 
     def held() -> int:
-        return green.keys() if isinstance(green, RedisCluster) else int(str(green.client.dbsize()))
+        return int(str(green.client.dbsize())) if isinstance(green, Store) else green.keys()
 
     def when_there() -> None:
         wait_until(lambda: held() >= keys)
