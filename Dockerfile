@@ -5,20 +5,29 @@
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
-RUN python -m venv /opt/greenfly
-# The lock first: its layer is built again only when the lock changes.  Every file is checked against its hash.
+RUN python -m venv /tools
+# The lock first: its layer is built again only when the lock changes.  Every file is checked against its hash, and none is
+# built here, which would take tools that the lock does not know.
 COPY requirements.lock ./
-RUN /opt/greenfly/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+RUN /tools/bin/pip download --require-hashes --no-deps --only-binary=:all: --dest /wheels -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY integrity ./integrity
 COPY reports ./reports
 COPY flows ./flows
 COPY greenfly ./greenfly
-RUN /opt/greenfly/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
+# From here on, nothing but these files: what the lock holds for tests stays behind, and so does pip.
+RUN /tools/bin/pip install --no-index --find-links=/wheels hatchling \
+    && /tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && python -m venv --without-pip /opt/greenfly \
+    && /tools/bin/pip --python /opt/greenfly/bin/python install --no-index --find-links=/wheels \
+    "greenfly[postgres,tracing,dask]"
 
 FROM ${PYTHON_IMAGE}
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/greenfly greenfly
+RUN useradd --no-log-init --user-group --uid 10001 --shell /usr/sbin/nologin \
+    --create-home --home-dir /var/lib/greenfly greenfly
 COPY --from=build /opt/greenfly /opt/greenfly
 ENV PATH=/opt/greenfly/bin:$PATH \
     PYTHONUNBUFFERED=1 \

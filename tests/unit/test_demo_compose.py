@@ -143,6 +143,14 @@ def test_what_runs_in_our_image_has_no_rights_to_spare() -> None:
             assert service["security_opt"] == ["no-new-privileges:true"]
 
 
+def test_prefect_prepares_its_page_where_it_may_write() -> None:
+    prefect = services()["prefect"]
+    environment = {str(k): str(v) for k, v in table(prefect["environment"]).items()}
+    volumes = [Path(mount.split(":")[1]) for mount in listed(prefect["volumes"])]
+    for name in ("PREFECT_HOME", "PREFECT_UI_STATIC_DIRECTORY"):
+        assert any(Path(environment[name]).is_relative_to(volume) for volume in volumes), name
+
+
 def test_settings_in_the_environment_are_settings_that_there_are() -> None:
     from integrity.settings import load_settings
 
@@ -203,11 +211,24 @@ def test_the_base_is_pinned_and_the_same_everywhere() -> None:
 def test_the_image_is_built_in_stages_from_the_lock_with_hashes() -> None:
     build, last = stages()[0], stages()[-1]
     assert len(stages()) > 1
-    installs = [rest for word, rest in build if word == "RUN" and "pip install" in rest]
-    assert any("--require-hashes -r requirements.lock" in rest for rest in installs)
-    assert all("--require-hashes" in rest or "--no-deps" in rest for rest in installs)
-    assert all("--no-cache-dir" in rest for rest in installs)
+    calls = [call for word, rest in build if word == "RUN" for call in rest.split("&&") if "/pip " in call]
+    fetching = [call for call in calls if "--no-index" not in call]
+    assert len(fetching) == 1
+    assert "--require-hashes" in fetching[0]
+    assert "--only-binary=:all:" in fetching[0], "tools that build would come without a hash"
+    assert fetching[0].split()[-2:] == ["-r", "requirements.lock"]
+    assert any(word == "ENV" and "PIP_NO_CACHE_DIR=1" in rest for word, rest in build)
     assert not [rest for word, rest in last if word == "RUN" and "install" in rest]
+
+
+def test_the_image_holds_what_can_be_asked_for_and_no_tools() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    taken = re.findall(r'"greenfly\[([\w,]+)\]"', DOCKERFILE)
+    assert [set(extras.split(",")) for extras in taken] == [set(project["project"]["optional-dependencies"])]
+    assert "venv --without-pip /opt/greenfly" in DOCKERFILE
+    assert [rest for word, rest in stages()[-1] if word == "COPY"] == [
+        "--from=build /opt/greenfly /opt/greenfly"
+    ]
 
 
 def test_the_image_is_built_from_no_named_index_and_nothing_downloaded_on_the_side() -> None:
