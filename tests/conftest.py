@@ -6,6 +6,7 @@ a test begins.  A test that needs a server with its own options takes ``start_re
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -108,6 +109,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = callspec.params.get("green") if callspec is not None else None
         if chosen == "redis" and item.path.name not in _BOTH_TARGETS:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What modules and collected tests are made of stays to the end, and need not be looked through again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

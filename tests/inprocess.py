@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -9,10 +10,16 @@ import sys
 from collections.abc import Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
+from typing import Final
 from unittest import mock
+
+import typer.main
 
 from greenfly.cli import main
 from tests.cli import UNASSESSED, CompletedRun, Greenfly
+
+_COMMANDS: Final = functools.cache(typer.main.get_command)
+"""Typer builds every command anew for every call, which one process need not."""
 
 
 def run_here(greenfly: Greenfly, *arguments: str, env: Mapping[str, str] | None = None) -> CompletedRun:
@@ -28,6 +35,7 @@ def run_here(greenfly: Greenfly, *arguments: str, env: Mapping[str, str] | None 
         with (
             mock.patch.dict(os.environ, environment, clear=True),
             mock.patch.object(sys, "argv", ["greenfly", *arguments]),
+            mock.patch.object(typer.main, "get_command", _COMMANDS),
             chdir(greenfly.folder),
             redirect_stdout(out),
             redirect_stderr(err),
