@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
@@ -80,7 +81,12 @@ def local_server(state_dir: Path, *, port: int = 0, page: bool = False) -> Itera
     ]
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=_page_variables(log_path.parent) | dict(os.environ),
         )
         try:
             _wait_until_healthy(process, port, log_path)
@@ -89,6 +95,14 @@ def local_server(state_dir: Path, *, port: int = 0, page: bool = False) -> Itera
         finally:
             os.environ.pop("PREFECT_API_URL", None)
             end_process(process)
+
+
+def _page_variables(home: Path) -> dict[str, str]:
+    """Where Prefect prepares its page, if that cannot be where its package is: else there would be none."""
+    found = find_spec("prefect")
+    if found is None or found.origin is None or os.access(Path(found.origin).parent / "server", os.W_OK):
+        return {}
+    return {"PREFECT_UI_STATIC_DIRECTORY": str(home / "page")}
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from sqlalchemy import Connection, select
 
-from integrity.ledger.models import Event
+from integrity.ledger.models import ACTOR_LENGTH, Event
+from integrity.ledger.stored import in_a_line
 
 GENESIS = "0" * 64
 
@@ -36,7 +37,11 @@ def event_hash(
 def append(
     connection: Connection, run_id: str | None, actor: str, kind: str, payload: Mapping[str, object]
 ) -> None:
-    """Append one event inside the caller's transaction, which must already exclude other writers."""
+    """Append one event inside the caller's transaction, which must already exclude other writers.
+
+    An *actor* of more than 200 characters is cut before it is hashed: a run must not break off because of a long name.
+    """
+    actor = in_a_line(actor, ACTOR_LENGTH)
     last = connection.execute(
         select(Event.sequence, Event.hash).order_by(Event.sequence.desc()).limit(1)
     ).one_or_none()

@@ -331,6 +331,9 @@ class Artifact(Base):
     created_at: Mapped[datetime]
 
 
+ACTOR_LENGTH: Final = 200
+
+
 class Event(Base):
     """One audit event; append-only."""
 
@@ -340,7 +343,7 @@ class Event(Base):
     run_id: Mapped[str | None] = mapped_column(String(32), index=True)
     at: Mapped[str] = mapped_column(String(40))
     """ISO 8601 text, kept as it was hashed."""
-    actor: Mapped[str] = mapped_column(String(200))
+    actor: Mapped[str] = mapped_column(String(ACTOR_LENGTH))
     kind: Mapped[str] = mapped_column(String(80))
     payload: Mapped[str] = mapped_column(Text)
     """Canonical JSON, kept as it was hashed."""

@@ -39,6 +39,12 @@ def storable(text: str) -> str:
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def in_a_line(text: str, limit: int) -> str:
+    """*text* as a database takes it, and no longer than *limit*: what is longer is cut, with an ellipsis at its end."""
+    text = storable(text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 class Words(TypeDecorator[str]):
     """Text of any length."""
 
@@ -65,10 +71,7 @@ class Line(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Escape what a database refuses, and cut."""
-        if value is None:
-            return None
-        text = storable(value)
-        return text if len(text) <= self.limit else f"{text[: self.limit - 1]}…"
+        return in_a_line(value, self.limit) if value is not None else None
 
 
 def json_text(value: object) -> str:

@@ -33,6 +33,7 @@ from integrity.ledger.models import (
 )
 from integrity.ledger.store import CheckpointState, NewFinding
 from integrity.settings import Settings, load_settings
+from reports.finding_shapes import build_shapes
 from tests.ledger import place
 
 
@@ -207,6 +208,18 @@ def test_a_run_is_recorded_from_beginning_to_end(ledger: Ledger, run: RunHandle)
     ]
 
 
+def test_an_operator_with_a_long_or_odd_name_breaks_no_run(
+    ledger: Ledger, run: RunHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENFLY_OPERATOR", "n\udcff" + "n" * 300)
+
+    run.event("test.event", {})
+
+    actor = ledger.events(run.id)[-1].actor
+    assert (actor[:8], actor[-2:], len(actor)) == ("n\\udcffn", "n…", 200)
+    assert ledger.chain_state().intact
+
+
 def test_the_end_of_a_run_closes_the_phase_that_was_open(ledger: Ledger, run: RunHandle) -> None:
     run.phase_started(PhaseName.STREAM)
 
@@ -367,6 +380,29 @@ def test_findings_are_read_in_pages(ledger: Ledger, run: RunHandle) -> None:
     assert [f.key for f in ledger.iterate_findings(run.id, page=7)] == [b"%d" % n for n in range(25)]
     assert len(ledger.findings(run.id, limit=10)) == 10
     assert ledger.findings(run.id, classes=[FindingClass.EXTRA]) == []
+
+
+def test_findings_are_counted_by_how_their_keys_begin_on_either_database(
+    ledger: Ledger, run: RunHandle
+) -> None:
+    keys = [b"app:user:%d:name" % number for number in range(20)]
+    keys += [b"app:cart:%d" % number for number in range(10)]
+    keys += [b"\xff\0:%d" % number for number in range(3)] + [b"plain", b"", b":", b"a" * 80 + b":b"]
+    run.add_findings(
+        PhaseName.VERIFY, [NewFinding(FindingClass.VALUE, 0, key, "string", "hash") for key in keys]
+    )
+
+    shapes = build_shapes(ledger, run.id)
+
+    assert shapes is not None
+    assert {row.name: row.open for row in shapes.by_prefix} == {
+        "app:user:": 20,
+        "app:cart:": 10,
+        "\\xff\\x00:": 3,
+        ":": 1,
+        "": 3,
+    }
+    assert [(row.name, row.open) for row in shapes.by_type] == [("string and hash", 37)]
 
 
 def test_skipped_keys_are_told_by_database(ledger: Ledger, run: RunHandle) -> None:
