@@ -231,7 +231,7 @@ def _under_sentinels(endpoint: Endpoint) -> list[Member]:
         answered = True
         for facts in _tables(reply):
             replica = Place(facts.get("ip", ""), int(facts.get("port", "0")))
-            down = bool({"s_down", "o_down", "disconnected"} & set(facts.get("flags", "").split(",")))
+            down = bool({"s_down", "o_down"} & set(facts.get("flags", "").split(",")))
             if replica != master:
                 found[replica] = found.get(replica, True) and down
     if failure is not None and not answered:

@@ -8,8 +8,8 @@ from time import monotonic
 from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import Refused, ServerError, ServerUnreachable, Undone
-from integrity.ledger import Ledger, models
+from integrity.errors import LedgerError, Refused, ServerError, ServerUnreachable, Undone
+from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import RunKind
 from integrity.ledger.operations import operations
 from integrity.ledger.steps import StepRecord, read_steps
@@ -26,13 +26,16 @@ from integrity.switch.environment import (
     holds,
     masked,
 )
-from integrity.switch.fence_nodes import Fencing, fence_of
+from integrity.switch.fence_nodes import Fencing, NodesFence, fence_of
 from integrity.switch.fence_plan import FencePlan
+from integrity.switch.fence_record import EXTENDED, LEFT, extended_plan, extension, leaving
 from integrity.switch.sides import Sides, green_url
 
 _TURN_BACK_SECONDS: Final = 3.0
 _ANEW_SECONDS: Final = 2.0
 _PLAIN: Final = {Direction.FORWARD: Ask.FORWARD, Direction.BACKWARD: Ask.BACKWARD}
+_FENCES: Final = {"blue": RunKind.CUTOVER, "green": RunKind.ROLLBACK}
+"""Which operation fences a side."""
 _ANEW: Final = {Direction.FORWARD: Ask.FORWARD_ANEW, Direction.BACKWARD: Ask.BACKWARD_ANEW}
 
 
@@ -44,16 +47,24 @@ class Conductor:
     """The means of both state machines.
 
     :param sync_run: the sync run that the operation rests on.
+    :param handle: of the operation's own run, where there is one.
     """
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, sync_run: models.Run, asker: Asker, progress: Progress
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        sync_run: models.Run,
+        asker: Asker,
+        progress: Progress,
+        handle: RunHandle | None = None,
     ) -> None:
         self.settings = settings
         self.ledger = ledger
         self.sync_run = sync_run
         self.asker = asker
         self.progress = progress
+        self._handle = handle
         self.sides = Sides.of(settings)
         self.environment: EnvironmentSwitch = environment_switch(settings.switch)
         self._identities: dict[str, Identity] = {}
@@ -80,10 +91,10 @@ class Conductor:
             self.endpoint(side), lambda: self.identity(side), keep_users=self.settings.cutover.keep_users
         )
 
-    def lift(self, side: str, plan: FencePlan) -> tuple[str, ...]:
+    def lift(self, side: str, plan: FencePlan) -> list[str]:
         """Lift a fence; where that is not allowed, at least end the pause.
 
-        :returns: nodes that are dead, and on which it may stand when they come back.
+        :returns: nodes that are dead.  Where it still stands there when they come back, the sync process lifts it.
         :raises ServerError: it could not be lifted.
         """
         fence = self.fence(side)
@@ -93,12 +104,34 @@ class Conductor:
             with suppress(ServerError):
                 fence.unpause()
             raise
+        places = [str(member.endpoint) for member in dead]
         if dead:
             self.progress.say(
-                f"{', '.join(dead)} of {side} {'are' if dead[1:] else 'is'} dead; where it still refuses writes when "
-                "it is back, the sync process lifts that."
+                f"{', '.join(places)} of {side} {'are' if dead[1:] else 'is'} dead; where it still refuses writes "
+                "when it is back, the sync process lifts that."
             )
-        return dead
+            if self._handle is not None:
+                try:
+                    self._handle.event(LEFT, leaving(side, dead, plan))
+                except LedgerError as error:
+                    self.progress.say(f"That could not be recorded: {error.problem}")
+        return places
+
+    def refuse_again(self, side: str, plan: FencePlan) -> FencePlan:
+        """Put a fence up again as it stood, and on nodes that have joined since; returns the plan of all of it.
+
+        :raises Refused: it is not in force.
+        :raises ServerError: a server does not allow it, or cannot be reached.
+        """
+        fence = self.fence(side)
+        if isinstance(fence, NodesFence) and plan.nodes:
+            whole = fence.extend(plan)
+            run = self._fencing_run(side)
+            if whole != plan and run is not None:
+                self.ledger.record_event(EXTENDED, extension(side, whole), run.id)
+                plan = whole
+        fence.refuse(plan)
+        return plan
 
     def require_fenced(self, side: str, plan: FencePlan) -> None:
         """See to it that nobody can write to a side that applications are about to leave.
@@ -127,7 +160,7 @@ class Conductor:
 
         A cutover fences blue, a rollback green, and each lifts what the other has put up.
         """
-        kind = RunKind.CUTOVER if side == "blue" else RunKind.ROLLBACK
+        kind = _FENCES[side]
         for run in reversed(operations(self.ledger, self.sync_run.id)):
             steps = {step.name: step for step in read_steps(self.ledger.engine, run.id)}
             if run.kind is not kind:
@@ -137,8 +170,13 @@ class Conductor:
                 continue
             plan = recorded_plan(steps)
             if plan is not None:
-                return plan
+                return extended_plan(self.ledger, run.id, plan)
         return None
+
+    def _fencing_run(self, side: str) -> models.Run | None:
+        """The newest operation that fences this side."""
+        runs = operations(self.ledger, self.sync_run.id)
+        return next((run for run in reversed(runs) if run.kind is _FENCES[side]), None)
 
     # -- environment ------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ class Cutover:
         self._handle = handle
         self._asker = asker
         self._progress = progress
-        self._conductor = Conductor(settings, ledger, sync_run, asker, progress)
+        self._conductor = Conductor(settings, ledger, sync_run, asker, progress, handle)
         self._sync_run = sync_run
         self._canary: Canary | None = None
         self._machine = Machine(
@@ -304,7 +304,7 @@ class Cutover:
         if not isinstance(plan, Mapping):
             return
         try:
-            self._conductor.fence("green").refuse(FencePlan.from_dict(plan))
+            self._conductor.refuse_again("green", FencePlan.from_dict(plan))
         except ServerUnreachable as error:
             # Nobody is sent there, and it forgets any fence when it restarts: that must not keep blue refused.
             self._progress.say(f"Green is not fenced any more: {error.problem}")

@@ -17,6 +17,7 @@ from contextlib import suppress
 from time import sleep
 from typing import Final
 
+from integrity.cluster.members import Member
 from integrity.endpoint import Endpoint
 from integrity.errors import PermissionRefused, ProtocolError, Refused
 from integrity.replies import ErrorReply
@@ -203,7 +204,7 @@ class Fence:
             except (PermissionRefused, ProtocolError):
                 return False
 
-    def lift(self, plan: FencePlan) -> tuple[str, ...]:
+    def lift(self, plan: FencePlan) -> tuple[Member, ...]:
         """Give back exactly the rights that there were, delete users that Greenfly made, and end a pause.
 
         Can be repeated, also where nothing was done yet.  Connections of the deleted users are closed.

@@ -12,7 +12,7 @@ restarted, or its rules were saved: then it has to be lifted when it is back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -47,7 +47,7 @@ class Fencing(Protocol):
 
     def stands(self) -> bool: ...
 
-    def lift(self, plan: FencePlan) -> tuple[str, ...]: ...
+    def lift(self, plan: FencePlan) -> tuple[Member, ...]: ...
 
 
 def fence_of(
@@ -173,7 +173,7 @@ class NodesFence:
         on_each(self._members(), lambda member: found.append(self._fence(member).stands()))
         return any(found)
 
-    def lift(self, plan: FencePlan) -> tuple[str, ...]:
+    def lift(self, plan: FencePlan) -> tuple[Member, ...]:
         """Give back the rights on every node, and end every pause.
 
         Can be repeated.  Nodes that the cluster does not list any more are left alone.
@@ -185,16 +185,58 @@ class NodesFence:
         members = self._members(plan)
         plans = _by_name(plan, members)
         # Masters first: applications wait for them.
-        dead = on_each(
+        return on_each(
             members[::-1], lambda member: self._fence(member).lift(plans.get(member.name, _NOTHING))
         )
-        return tuple(str(member.endpoint) for member in dead)
+
+    def lift_left(self, plan: FencePlan, names: Collection[str]) -> tuple[Member, ...]:
+        """Lift the fence from nodes that were dead when the others were lifted, where it stands there still.
+
+        :returns: those that are dead yet.
+        :raises ServerError: as :meth:`lift`.
+        """
+        members = self._members(plan)
+        plans = _by_name(plan, members)
+
+        def lift(member: Member) -> None:
+            fence = self._fence(member)
+            # Where it was restarted, somebody may have given it other rules since.
+            if fence.stands():
+                fence.lift(plans.get(member.name, _NOTHING))
+
+        return on_each([member for member in members if member.name in names], lift)
+
+    def extend(self, plan: FencePlan) -> FencePlan:
+        """The plan, with the nodes that have joined since; to be recorded before :meth:`refuse` is called.
+
+        :raises Refused: what the plan does is not possible on one of them.
+        :raises ServerError: a node cannot be asked, and is not known to be dead.
+        """
+        members = self._members(plan)
+        plans = _by_name(plan, members)
+        added: list[NodePlan] = []
+
+        def add(member: Member) -> None:
+            fence = self._fence(member)
+            probe = fence.probe()
+            if plan.method == "acl" and not probe.acl.possible:
+                require_plannable(member.endpoint, replace(probe, method=None))
+            added.append(
+                NodePlan(member.name, str(member.place), fence.plan_by(replace(probe, method=plan.method)))
+            )
+
+        on_each([member for member in members if member.name not in plans], add)
+        return replace(plan, nodes=(*plan.nodes, *added))
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
     def _members(self, plan: FencePlan | None = None) -> tuple[Member, ...]:
+        """All nodes; the master alone where the plan is that of one server."""
         known = [_place(node.place) for node in plan.nodes] if plan is not None else []
-        return read_members(self._endpoint, known)
+        members = read_members(self._endpoint, known)
+        if plan is not None and not plan.nodes:
+            return tuple(member for member in members if member.is_master)
+        return members
 
     def _all_members(self) -> tuple[Member, ...]:
         """
@@ -215,9 +257,9 @@ class NodesFence:
 
 
 def _by_name(plan: FencePlan, members: Sequence[Member]) -> dict[str, FencePlan]:
-    """The plan of each node; one that was made for a single server is its master's."""
+    """The plan of each node; one that was made for a single server is the master's."""
     if not plan.nodes:
-        return {member.name: plan for member in members if member.is_master}
+        return dict.fromkeys([member.name for member in members], plan)
     return {node.name: node.plan for node in plan.nodes}
 
 

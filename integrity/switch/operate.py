@@ -17,14 +17,15 @@ from integrity.ledger.models import PhaseName, RunKind, RunState, Verdict
 from integrity.ledger.operations import abandoned_operation, is_alive, operations, under_way
 from integrity.ledger.steps import StepBook, read_steps
 from integrity.ledger.sync_board import SyncBoard, SyncStatus
-from integrity.ledger.vocabulary import Ask, Direction, StepState
+from integrity.ledger.vocabulary import Ask, StepState
 from integrity.migration import Run
 from integrity.phases.sync import SyncPhase
 from integrity.progress import Progress
 from integrity.settings import Settings
 from integrity.switch.asker import Asker, BoardAsker, NotDone, checked
-from integrity.switch.conductor import Conductor, NotConfirmed, find_sync_run
+from integrity.switch.conductor import NotConfirmed, find_sync_run
 from integrity.switch.cutover import Cutover
+from integrity.switch.fence_keeper import keep_fences
 from integrity.switch.machine import Keeper, Recorder, nobody
 from integrity.switch.rollback import Rollback
 from integrity.switch.sides import Sides
@@ -236,7 +237,7 @@ def stand_by(
     """For the sync process: end an operation whose process is gone, so that nobody waits for a person."""
     dead = abandoned_operation(ledger, sync_run_id)
     if dead is None:
-        _keep_blue_fenced(settings, ledger, sync_run_id, phase, progress)
+        keep_fences(settings, ledger, sync_run_id, phase, _Direct(phase), progress)
         return
     try:
         take_over(settings, ledger, dead, ledger.find_run(sync_run_id), _Direct(phase), progress)
@@ -251,40 +252,6 @@ def stand_by(
             phase.stand_by_later()
     else:
         phase.stand_by_later(again=False)
-
-
-def _keep_blue_fenced(
-    settings: Settings, ledger: Ledger, sync_run_id: str, phase: SyncPhase, progress: Progress
-) -> None:
-    """Put blue's fence up again where a restart has made blue forget it, as long as green serves.
-
-    Nothing opens blue while this looks: a rollback first has this very process turn round, or end.
-    """
-    if not phase.fence_look_due() or settings.switch.kind == "none":
-        return
-    if phase.status().direction is not Direction.BACKWARD or under_way(ledger, sync_run_id) is not None:
-        return
-    try:
-        conductor = Conductor(settings, ledger, ledger.find_run(sync_run_id), _Direct(phase), progress)
-        plan = conductor.standing_fence("blue")
-        if plan is None:
-            return
-        fence = conductor.fence("blue")
-        if fence.holds(plan):
-            return
-        fence.refuse(plan)
-        if under_way(ledger, sync_run_id) is not None or conductor.standing_fence("blue") is None:
-            # This process stood still meanwhile, and blue was opened without it.
-            fence.lift(plan)
-            return
-    except LedgerError:
-        raise
-    except GreenflyError as error:
-        # Following goes on; a blue that is away is met there as well.
-        progress.say(f"Blue's fence could not be looked at: {error}")
-        return
-    ledger.record_event("fence.renewed", {"side": "blue"}, sync_run_id)
-    progress.say("Blue had forgotten its fence (a restart does that); it is up again.")
 
 
 def _end_what_is_under_way(

@@ -71,7 +71,7 @@ class Rollback:
         self._sync_run = sync_run
         self._reason = reason
         self._abandon = abandon
-        self._conductor = Conductor(settings, ledger, sync_run, asker, progress)
+        self._conductor = Conductor(settings, ledger, sync_run, asker, progress, handle)
         self._machine = Machine(
             ledger.engine,
             handle,
@@ -322,12 +322,12 @@ class Rollback:
         plan = detail.get("plan")
         if not isinstance(plan, Mapping):
             return {}
-        return {"dead_nodes": list(self._conductor.lift("blue", FencePlan.from_dict(plan)))}
+        return {"dead_nodes": self._conductor.lift("blue", FencePlan.from_dict(plan))}
 
     def _close_blue(self, detail: Detail) -> None:
         plan = detail.get("plan")
         if isinstance(plan, Mapping):
-            self._conductor.fence("blue").refuse(FencePlan.from_dict(plan))
+            self._conductor.refuse_again("blue", FencePlan.from_dict(plan))
 
     def _switch(self, detail: Detail, until: float) -> Detail:
         return self._conductor.switch_to("blue", self._machine.require_owned)

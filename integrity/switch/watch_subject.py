@@ -13,6 +13,7 @@ from integrity.ledger.models import Run, RunKind, RunState
 from integrity.ledger.steps import read_steps
 from integrity.ledger.vocabulary import StepState
 from integrity.switch.fence_plan import FencePlan
+from integrity.switch.fence_record import extended_plan
 
 _STORY: Final = frozenset({RunKind.SYNC, RunKind.CUTOVER, RunKind.ROLLBACK, RunKind.WATCH})
 _NEWEST_RUNS: Final = 500
@@ -96,5 +97,7 @@ def recorded_fence(ledger: Ledger, cutover_id: str) -> FencePlan | None:
     for step in read_steps(ledger.engine, cutover_id):
         for facts in (step.detail, *step.detail.values()):
             if isinstance(facts, Mapping) and "method" in facts and "users" in facts:
-                return None if step.state is StepState.UNDONE else FencePlan.from_dict(facts)
+                if step.state is StepState.UNDONE:
+                    return None
+                return extended_plan(ledger, cutover_id, FencePlan.from_dict(facts))
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from greenfly.demo.dataset import fill
 from greenfly.demo.process import free_port
@@ -17,6 +17,9 @@ from greenfly.demo.servers import find_redis_server
 from integrity.endpoint import Endpoint
 from integrity.errors import ConfigurationError, Refused, ServerNotReady, ServerUnreachable
 from integrity.settings import EndpointSettings
+from integrity.switch.fence import Fence
+from integrity.switch.fence_nodes import fence_of
+from integrity.switch.fence_plan import FencePlan
 from tests.cli import Greenfly
 from tests.cluster import wait_until
 from tests.conftest import StartServer
@@ -98,6 +101,49 @@ def test_the_master_is_moved_by_way_of_a_sentinel_and_after_a_failover_the_new_o
     again = migrate(greenfly, url, green_redis.url, "--conflict", "replace")
     assert again.at("verdict") == "PASS", again.stderr
     assert compare(replica.url, green_redis.url) == []
+
+
+def test_a_fence_of_what_sentinels_know_of_covers_the_replica_that_takes_over(
+    servers: tuple[Store, Store], sentinel: str
+) -> None:
+    replica = servers[1]
+    endpoint = through(sentinel)
+    fence = fence_of(endpoint, endpoint.identify)
+    before = [store.client.acl_list() for store in servers]
+
+    plan = FencePlan.from_dict(fence.plan().to_dict())
+    fence.pause(5.0)
+    fence.refuse(plan)
+    fence.unpause()
+
+    assert len(plan.nodes) == 2
+    assert fence.holds(plan)
+    with connect(sentinel) as client:
+        client.execute_command("SENTINEL", "FAILOVER", NAME)
+    wait_until(lambda: replica.client.info("replication")["role"] == "master")
+    with pytest.raises(NoPermissionError):
+        replica.client.set("after the failover", "1")
+    wait_until(lambda: fence.holds(plan))
+    fence.lift(plan)
+    assert [store.client.acl_list() for store in servers] == before
+    replica.client.set("after the failover", "1")
+
+
+def test_a_fence_that_was_recorded_for_one_server_is_the_masters(
+    servers: tuple[Store, Store], sentinel: str
+) -> None:
+    endpoint = through(sentinel)
+    before = servers[0].client.acl_list()
+    single = Fence(endpoint, endpoint.identify())
+    plan = single.plan()
+    single.refuse(plan)
+    fence = fence_of(endpoint, endpoint.identify)
+
+    assert fence.holds(plan)
+    fence.lift(plan)
+
+    assert servers[0].client.acl_list() == before
+    assert not fence.holds(plan)
 
 
 def run_id(sentinel: str) -> str | None:
