@@ -92,6 +92,8 @@ class Check:
     """Whether keys have to be looked at; such checks are left out of the gate of a cutover."""
     strategies: frozenset[Strategy] = frozenset({Strategy.COPY, Strategy.NATIVE})
     """By which roads it matters."""
+    alone: bool = False
+    """Whether it is made while Greenfly asks for nothing else, because it measures."""
     source: Reach = Reach.ONE
     """Of a cluster as the source."""
     target: Reach = Reach.ONE

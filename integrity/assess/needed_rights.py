@@ -225,6 +225,11 @@ FENCE_RIGHTS: Final = (
 _LOOK_ABOUT: Final = (
     _right("command"),
     _right("multi", without="whether commands are allowed cannot be tried beforehand"),
+    _right(
+        "discard",
+        engines=_DRAGONFLY,
+        without="whether commands are allowed is tried one by one, which takes longer",
+    ),
     *(
         _right(command, *arguments, where_known=True, without="what it tells is not assessed")
         for command, arguments in (

@@ -1,9 +1,10 @@
 """Trying whether commands are allowed, without running one.
 
 Each is queued in a transaction that is never executed: servers refuse what is unknown or not allowed when it is queued,
-and closing the connection throws the rest away.  Where a refusal ends the queueing (Dragonfly), each that is refused is
-the last of its connection.  What cannot be queued is tried by a use that fails before it does anything.  What a server
-refuses leaves an entry in its ACL LOG, as any refusal does.
+and closing the connection throws the rest away.  Where a refusal ends the queueing (Dragonfly), each has a transaction
+of its own, which is discarded; where that cannot be, each that is refused is the last of its connection.  What cannot
+be queued is tried by a use that fails before it does anything.  What a server refuses leaves an entry in its ACL LOG,
+as any refusal does.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def try_rights(endpoint: Endpoint, identity: Identity, rights: Sequence[Right]) 
     elif _survives_an_error(endpoint, harmless):
         replies = _together(endpoint, packed)
     else:
-        replies = _one_by_one(endpoint, packed)
+        replies = _each_discarded(endpoint, harmless, packed) or _one_by_one(endpoint, packed)
     told = [_answer(reply) for reply in replies] + [Answer.UNTOLD] * (len(packed) - len(replies))
     return Tried(answers | dict(zip(commands, told[:-1], strict=True)), told[-1], reason)
 
@@ -127,8 +128,26 @@ def _survives_an_error(endpoint: Endpoint, harmless: bytes) -> bool:
 
 def _together(endpoint: Endpoint, commands: Sequence[bytes]) -> list[Reply]:
     with endpoint.connect("rights") as connection:
-        connection.command(b"MULTI")
-        return connection.exchange(commands)
+        return connection.exchange([_MULTI, *commands])[1:]
+
+
+def _each_discarded(endpoint: Endpoint, harmless: bytes, commands: Sequence[bytes]) -> list[Reply]:
+    """Each in a transaction of its own, all in one write; nothing where the server does not bear that out.
+
+    Tried first with commands that do no harm, one of which is refused: what comes after it has to be queued again.
+    """
+    with endpoint.connect("rights") as connection:
+        tried = connection.exchange(
+            [part for command in (harmless, pack(b"GET"), harmless) for part in (_MULTI, command, _DISCARD)]
+        )
+        if [tried[n] for n in (0, 1, 2, 3, 6, 7)] != [b"OK", _QUEUED, b"OK", b"OK", b"OK", _QUEUED]:
+            return []
+        replies: list[Reply] = []
+        for start in range(0, len(commands), _AT_ONCE):
+            part = commands[start : start + _AT_ONCE]
+            answers = connection.exchange([each for command in part for each in (_MULTI, command, _DISCARD)])
+            replies += answers[1::3]
+    return replies
 
 
 def _one_by_one(endpoint: Endpoint, commands: Sequence[bytes]) -> list[Reply]:
@@ -169,8 +188,15 @@ def _answer(reply: Reply) -> Answer:
 def _exec(endpoint: Endpoint, identity: Identity) -> Answer:
     """A transaction of nothing, because EXEC runs what is queued."""
     with endpoint.connect("rights") as connection:
-        opened, executed = connection.exchange([pack(b"MULTI"), pack(b"EXEC")])
+        opened, executed = connection.exchange([_MULTI, pack(b"EXEC")])
         return Answer.UNTOLD if isinstance(opened, ErrorReply) else _answer(executed)
+
+
+def _discard(endpoint: Endpoint, identity: Identity) -> Answer:
+    """Of nothing."""
+    with endpoint.connect("rights") as connection:
+        opened, discarded = connection.exchange([_MULTI, _DISCARD])
+        return Answer.UNTOLD if isinstance(opened, ErrorReply) else _answer(discarded)
 
 
 def _watch(endpoint: Endpoint, identity: Identity) -> Answer:
@@ -191,5 +217,8 @@ def _psync(endpoint: Endpoint, identity: Identity) -> Answer:
 
 
 _QUEUED: Final = b"QUEUED"
+_MULTI: Final = pack(b"MULTI")
+_DISCARD: Final = pack(b"DISCARD")
+_AT_ONCE: Final = 50
 _OTHER_KEY: Final = pack(b"TYPE", b"\xff" + PROBE_KEY)
-_ALONE: Final = {"exec": _exec, "watch": _watch, "psync": _psync}
+_ALONE: Final = {"exec": _exec, "discard": _discard, "watch": _watch, "psync": _psync}

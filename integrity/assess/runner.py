@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
+from integrity.assess.background import Background, meanwhile
+from integrity.assess.census import Census
 from integrity.assess.model import Check, Finding, Outcome, Reach, Result, Severity, not_applicable
 from integrity.assess.node_by_node import merged
 from integrity.assess.server import Server
@@ -26,12 +29,27 @@ def make_checks(subject: Subject, checks: Sequence[Check]) -> tuple[Result, ...]
 
     :raises ServerError: a server is gone, or takes no connection any more.
     """
-    results = []
-    with subject.kept():
-        for number, check in enumerate(checks, start=1):
-            subject.progress.show(f"assess    {number} of {len(checks)}: {check.title}")
-            results.append(make_check(subject, check))
-    return tuple(results)
+    made: dict[str, Result] = {}
+    with ExitStack() as stack:
+        stack.enter_context(subject.kept())
+        counting = _census_begun(subject, checks, stack)
+        for check in sorted(checks, key=lambda check: (check.needs_census, check.alone)):
+            if counting is not None and (check.needs_census or check.alone):
+                subject.census_taken = counting.result()
+                counting = None
+            subject.progress.show(f"assess    {len(made) + 1} of {len(checks)}: {check.title}")
+            made[check.id] = make_check(subject, check)
+    return tuple(made[check.id] for check in checks)
+
+
+def _census_begun(subject: Subject, checks: Sequence[Check], stack: ExitStack) -> Background[Census] | None:
+    """A sample of the keys, begun beside the checks that do not need it."""
+    wanted = subject.census_taken is None and any(
+        check.needs_census and subject.strategy in check.strategies for check in checks
+    )
+    if not wanted or subject.settings.assess.mode != "sampled" or len(checks) == 1:
+        return None
+    return stack.enter_context(meanwhile(subject.take_census, subject.progress))
 
 
 def make_check(subject: Subject, check: Check) -> Result:

@@ -53,8 +53,11 @@ class Subject:
         self.progress = progress
         self.reader = reader or source
         self.reader_identity = reader_identity or source_identity
+        self.census_taken: Census | None = None
+        """Where a check wanted it."""
         self._source_servers: tuple[Server, ...] = ()
         self._target_servers: tuple[Server, ...] = ()
+        self._source_of, self._target_of = source, target
 
     def by(self, strategy: Strategy) -> Self:
         """The same servers by another road; what was asked already is not asked again."""
@@ -88,8 +91,8 @@ class Subject:
 
         :raises ServerError: the cluster does not tell its masters.
         """
-        if not self._source_servers:
-            self._source_servers = servers_of(self.source, self.source_identity)
+        if not self._source_servers or self._source_of is not self.source:
+            self._source_servers, self._source_of = servers_of(self.source, self.source_identity), self.source
         if not self.source_identity.is_cluster:
             self._source_servers[0].identity = self.source_identity
         return self._source_servers
@@ -100,8 +103,8 @@ class Subject:
 
         :raises ServerError: the cluster does not tell its masters.
         """
-        if not self._target_servers:
-            self._target_servers = servers_of(self.target, self.target_identity)
+        if not self._target_servers or self._target_of is not self.target:
+            self._target_servers, self._target_of = servers_of(self.target, self.target_identity), self.target
         if not self.target_identity.is_cluster:
             self._target_servers[0].identity = self.target_identity
         return self._target_servers
@@ -122,18 +125,21 @@ class Subject:
     # -- what is asked more than once ---------------------------------------------------------------------------
 
     @property
-    def census_taken(self) -> Census | None:
-        """The census, where a check wanted it."""
-        taken = self.__dict__.get("census")
-        return taken if isinstance(taken, Census) else None
-
-    @cached_property
     def census(self) -> Census:
-        """The source's keys, all or a sample.
+        """The source's keys, all or a sample; taken when it is first asked for.
 
         :raises ServerError: the source cannot be asked.
         """
-        return take_census(self.reader, self.reader_identity, self.databases, self.settings, self.progress)
+        if self.census_taken is None:
+            self.census_taken = self.take_census(self.progress)
+        return self.census_taken
+
+    def take_census(self, progress: Progress) -> Census:
+        """Look at the keys now.
+
+        :raises ServerError: the source cannot be asked.
+        """
+        return take_census(self.reader, self.reader_identity, self.databases, self.settings, progress)
 
     @cached_property
     def source_info(self) -> dict[str, str]:

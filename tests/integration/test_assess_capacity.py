@@ -28,8 +28,9 @@ INFO: Final = (Outcome.FOUND, Severity.INFO)
 
 
 def fill(store: Store, size: int) -> None:
-    """About so many bytes, in values that do not shrink."""
-    store.client.mset({f"fill:{number}": b"x" * 100_000 for number in range(size // 100_000)})
+    """About so many bytes, in values that do not shrink; one by one, because what a client sends counts for a while."""
+    for number in range(size // 100_000):
+        store.client.set(f"fill:{number}", b"x" * 100_000)
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ def test_clocks_apart_block_and_a_machine_that_is_off_warns(
     def clocks(source: float, target: float) -> None:
         # A server's clock is its machine's, which a test does not move.
         told = {"source": Offset(source, 1.0), "target": Offset(target, 1.0)}
-        monkeypatch.setattr(checks_time, "offset_of", lambda endpoint: told[endpoint.role])
+        monkeypatch.setattr(checks_time, "offset_of", lambda server: told[server.endpoint.role])
 
     clocks(0.0, 1_500.0)
     finding = look(subject, "time.clocks")
@@ -287,7 +288,7 @@ def test_a_server_that_is_far_away_is_told(blue: Store, green_redis: Store) -> N
     with Proxy(blue.url, late) as far:
         finding = look(subject_of(far.url, green_redis.url, assess={"watch_seconds": 0}), "time.latency")
     assert finding.outcome is Outcome.FOUND
-    assert finding.evidence["looks"] == 20
+    assert finding.evidence["looks"] == 5
 
 
 def test_a_stall_of_the_source_is_told(start_redis: StartServer, green_redis: Store) -> None:
