@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from integrity.settings import Settings
 
 if TYPE_CHECKING:
     from flows.tracing import RunTrace
+    from integrity.switch.guard import Breach
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -31,6 +33,16 @@ class Outcome(Protocol):
     def run_id(self) -> str: ...
     @property
     def verdict(self) -> Verdict | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is told of a watch that has ended."""
+
+    run_id: str
+    breaches: Sequence[Breach]
+    verdict: Verdict | None = None
+    """A watch has none."""
 
 
 O_co = TypeVar("O_co", bound=Outcome | None, covariant=True)
@@ -122,6 +134,8 @@ def _can_trace(settings: Settings, kind: RunKind, progress: Progress) -> bool:
 def _tell(trace: RunTrace, settings: Settings, kind: RunKind, outcome: Outcome | None) -> None:
     if outcome is not None:
         trace.tell(id=outcome.run_id, verdict=outcome.verdict.value if outcome.verdict else None)
+        if isinstance(outcome, Watched):
+            trace.breaches(outcome.breaches)
         _tell_steps(trace, settings, kind, outcome.run_id)
 
 

@@ -1,4 +1,4 @@
-"""A run as OpenTelemetry spans: the run, its phases, their batches; the steps of a cutover or rollback.
+"""A run as OpenTelemetry spans: the run, its phases, their batches; the steps of a cutover or rollback; breaches.
 
 Spans tell kinds, phases, counts and times, the run's id and its verdict; never a key, a value or an address.  Importing
 this needs greenfly[tracing]; :mod:`flows.observing` does so where traces are wanted.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from time import time_ns
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -28,6 +28,9 @@ from integrity.ledger.vocabulary import StepState
 from integrity.metrics_settings import TracingSettings
 from integrity.progress import Progress
 from integrity.version import __version__
+
+if TYPE_CHECKING:
+    from integrity.switch.guard import Breach
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -113,6 +116,24 @@ class RunTrace:
             if step.state is StepState.FAILED:
                 _set_failed(span)
             span.end(_nanoseconds(step.ended_at))
+
+    def breaches(self, breaches: Sequence[Breach]) -> None:
+        """The breaches that a watch saw; one that has not recovered goes on until now."""
+        for breach in breaches:
+            span = self._tracer.start_span(
+                f"breach {breach.rule}",
+                self._context,
+                start_time=_nanoseconds(breach.since),
+                attributes={
+                    "greenfly.breach.rule": breach.rule,
+                    "greenfly.breach.limit": breach.limit,
+                    "greenfly.breach.recovered": breach.recovered_at is not None,
+                },
+            )
+            if breach.worst is not None:
+                span.set_attribute("greenfly.breach.worst", breach.worst)
+            _set_failed(span)
+            span.end(time_ns() if breach.recovered_at is None else _nanoseconds(breach.recovered_at))
 
     def ended(self, error: BaseException | None) -> None:
         """The run is over."""

@@ -125,13 +125,16 @@ def _guard(
     from contextlib import ExitStack
 
     from flows.breach_events import BreachEvents
+    from flows.observing import Watched, looked_on
     from greenfly.console import make_progress
+    from integrity.ledger.vocabulary import RunKind
     from integrity.switch.watch import watch as guard_green
 
     until = None if for_seconds is None else monotonic() + for_seconds
     progress = make_progress(quiet=quiet)
     line = WatchLine(progress)
     with ExitStack() as stack:
+        progress, tell = stack.enter_context(looked_on(settings, RunKind.WATCH, progress))
         events = stack.enter_context(BreachEvents(settings, subject)) if settings.flows.events else None
 
         def begin(run_id: str, baseline: Health | None) -> None:
@@ -154,6 +157,7 @@ def _guard(
             on_begin=begin,
             on_look=show,
         )
+        tell(Watched(run_id, outcome.breaches))
     code = ExitCode.OK if outcome.clean else ExitCode.BREACHED
     _print_outcome(run_id, subject, outcome, code, as_json=as_json)
     return code

@@ -702,10 +702,11 @@ def test_the_command_watches_for_a_while(
 
 
 def test_the_command_ends_with_seven_after_a_breach(
-    blue: Store, start_redis: StartServer, scene: SetScene, greenfly: Greenfly
+    blue: Store, start_redis: StartServer, scene: SetScene, greenfly: Greenfly, tmp_path: Path
 ) -> None:
     master, green = start_redis(), start_redis()
     stage = scene(blue, green)
+    metrics = tmp_path / "greenfly.prom"
     green.client.execute_command("REPLICAOF", "127.0.0.1", master.url.rsplit(":", 1)[1].split("/")[0])  # type: ignore[no-untyped-call]
     code, told = command(
         stage,
@@ -713,12 +714,16 @@ def test_the_command_ends_with_seven_after_a_breach(
         stage.sync.id,
         "--for",
         "2",
-        env={"GREENFLY_WATCH__RULES__REPLICA__FOR_SECONDS": "0.5"},
+        env={
+            "GREENFLY_WATCH__RULES__REPLICA__FOR_SECONDS": "0.5",
+            "GREENFLY_METRICS__TEXTFILE": str(metrics),
+        },
     )
     assert (code, told["exit_code"]) == (7, 7)
     breaches = told["breaches"]
     assert isinstance(breaches, list)
     assert [breach["rule"] for breach in breaches] == ["replica"]
+    assert 'greenfly_run_state{kind="watch",state="finished"} 1.0' in metrics.read_text()
 
 
 def test_the_command_takes_one_look(blue: Store, green: Store, scene: SetScene, greenfly: Greenfly) -> None:

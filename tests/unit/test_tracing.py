@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from time import time_ns
 
 import pytest
 
@@ -16,6 +18,7 @@ from integrity.ledger.vocabulary import StepState
 from integrity.metrics_settings import TracingSettings
 from integrity.progress import Progress, Silent
 from integrity.settings import Settings, load_settings
+from integrity.switch.guard import Breach
 
 pytest.importorskip("opentelemetry.sdk.trace", reason="greenfly[tracing] is not installed")
 
@@ -137,6 +140,22 @@ def test_steps_have_the_times_that_the_ledger_has(exporter: InMemorySpanExporter
     assert drain.status.status_code is StatusCode.ERROR
     assert "secret" not in facts(drain)
     assert "step prove" not in spans
+
+
+def test_breaches_last_as_long_as_they_did(exporter: InMemorySpanExporter) -> None:
+    begun = datetime(2026, 11, 26, 10, 0, tzinfo=UTC)
+    over = Breach("latency", begun, begun + timedelta(seconds=5), 12.5, 10.0)
+    with traced(SETTINGS, "watch", Silent(), exporter) as trace:
+        trace.breaches([over, replace(over, rule="dead", recovered_at=None, worst=None)])
+
+    spans = by_name(exporter)
+    (latency,), (dead,) = spans["breach latency"], spans["breach dead"]
+    assert latency.start_time is not None
+    assert latency.end_time == latency.start_time + 5_000_000_000
+    assert facts(latency)["greenfly.breach.worst"] == 12.5
+    assert dead.end_time == pytest.approx(time_ns(), abs=60e9)
+    assert facts(dead)["greenfly.breach.recovered"] is False
+    assert "greenfly.breach.worst" not in facts(dead)
 
 
 def test_a_run_belongs_to_the_trace_above_it(
