@@ -12,10 +12,11 @@ from typing import Final, Self
 
 from sqlalchemy import Engine
 
+from integrity.cluster.members import read_members
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ServerError, ServerNotReady, ServerUnreachable
 from integrity.ledger.samples import SampleRecord, add_samples, read_samples
-from integrity.switch.health_info import COMMANDS_PER_LOOK, CountWindow, InfoFacts, read_facts
+from integrity.switch.health_info import COMMANDS_PER_LOOK, CountWindow, InfoFacts, read_facts, together
 from integrity.switch.health_values import Health
 from integrity.switch.latency_window import LatencyWindow
 from integrity.wire import Connection
@@ -56,10 +57,12 @@ class HealthProbe:
         )
         self._latency = LatencyWindow(endpoint, window_seconds=window_seconds, per_second=probes_per_second)
         self._counts = CountWindow(window_seconds)
-        self._connection: Connection | None = None
+        self._connections: dict[str, Connection] = {}
+        """One; one for each master of a cluster."""
         self._answered_at = monotonic()
-        self._looks = 0
-        self._run_id = identity.run_id if identity is not None else None
+        self._asked_commands = 0
+        # What a cluster's nodes tell of themselves is told of the cluster in other words.
+        self._run_id = identity.run_id if identity is not None and not endpoint.is_cluster else None
         self._restarts = 0
 
     def __enter__(self) -> Self:
@@ -115,7 +118,7 @@ class HealthProbe:
             self._run_id = facts.run_id
             self._counts.clear()
         commands, lookups = self._latency.sent
-        self._counts.add(now, facts.counts, commands + self._looks * COMMANDS_PER_LOOK, lookups)
+        self._counts.add(now, facts.counts, commands + self._asked_commands, lookups)
         rates = self._counts.rates()
         return replace(
             health,
@@ -139,16 +142,22 @@ class HealthProbe:
         )
 
     def _look(self) -> InfoFacts:
-        if self._connection is None:
-            self._connection = self._asked.connect("watch")
-        self._looks += 1
-        return read_facts(self._connection)
+        if not self._asked.is_cluster:
+            return self._look_at("", self._asked)
+        masters = [member for member in read_members(self._asked) if member.is_master and not member.failed]
+        return together([self._look_at(member.name, member.endpoint) for member in masters])
+
+    def _look_at(self, name: str, endpoint: Endpoint) -> InfoFacts:
+        if name not in self._connections:
+            self._connections[name] = endpoint.connect("watch")
+        self._asked_commands += COMMANDS_PER_LOOK
+        return read_facts(self._connections[name])
 
     def _drop(self) -> None:
         """A connection on which an answer is still due is of no use."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        for connection in self._connections.values():
+            connection.close()
+        self._connections = {}
 
 
 def measure_baseline(endpoint: Endpoint, seconds: float) -> Health:

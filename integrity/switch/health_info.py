@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Final
 
 from integrity.errors import ProtocolError, ServerNotReady
@@ -113,6 +113,33 @@ def parse_facts(info: str, errors: str) -> InfoFacts | None:
             misses=_count(table, "keyspace_misses"),
         ),
     )
+
+
+def together(nodes: Sequence[InfoFacts]) -> InfoFacts:
+    """The masters of a cluster as one server.
+
+    A client of a cluster is connected to every node, so the most that one of them has are as many as there are.
+    """
+    return InfoFacts(
+        run_id=",".join(sorted(node.run_id for node in nodes)),
+        role="master",
+        used_memory=_sum(node.used_memory for node in nodes),
+        # Without a limit on one of them there is none on the whole.
+        max_memory=_sum(node.max_memory for node in nodes) if all(node.max_memory for node in nodes) else 0,
+        rss_memory=_sum(node.rss_memory for node in nodes),
+        clients=max((node.clients for node in nodes if node.clients is not None), default=None),
+        blocked_clients=_sum(node.blocked_clients for node in nodes),
+        uptime_seconds=min((n.uptime_seconds for n in nodes if n.uptime_seconds is not None), default=None),
+        counts=Counts(
+            **{f.name: _sum(getattr(node.counts, f.name) for node in nodes) for f in fields(Counts)}
+        ),
+    )
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """Of what all of them tell."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
 
 
 def _dragonfly_errors(table: Mapping[str, str], by_kind: Mapping[str, int]) -> int | None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from pydantic import SecretStr
@@ -20,6 +21,7 @@ from integrity.switch.confirm import applications, close_applications
 from integrity.switch.fence import Fence
 from integrity.switch.fence_nodes import NodesFence, fence_of
 from integrity.switch.fence_plan import FencePlan
+from integrity.switch.health import HealthProbe
 from integrity.switch.own_user import elevated, leftovers
 from tests.cluster import Node, RedisCluster, wait_until
 from tests.faults.moved_cluster import application, rules, takes_a_write
@@ -207,6 +209,36 @@ def test_applications_are_counted_and_closed_on_every_node(cluster: RedisCluster
     assert close_applications(endpoint, identity) == len(there)
     assert applications(endpoint, identity) == []
     client.close()
+
+
+def test_the_health_of_a_cluster_is_that_of_its_masters_together(cluster: RedisCluster) -> None:
+    endpoint = endpoint_of(cluster)
+    close_applications(endpoint, endpoint.identify())
+    client = application(cluster)
+    commands = 0
+    with HealthProbe(endpoint, endpoint.identify(), window_seconds=2.0) as probe:
+        probe.sample()
+        until = monotonic() + 0.6
+        while monotonic() < until:
+            client.get(f"k:{commands}")
+            commands += 1
+        health = probe.sample()
+    client.close()
+
+    assert (health.reachable, health.restarts, health.role) == (True, 0, "master")
+    assert health.ops_per_second is not None
+    assert health.ops_per_second >= 0.8 * commands / 0.7
+    assert health.clients is not None
+    assert 1 <= health.clients <= 5
+    used = [float(node_info(node, "used_memory")) for node in cluster.masters()]
+    assert health.used_memory is not None
+    assert health.used_memory > max(used) * 1.5
+
+
+def node_info(node: Node, name: str) -> str:
+    """One value of INFO."""
+    lines = as_bytes(node("INFO")).decode().splitlines()
+    return next(line.partition(":")[2] for line in lines if line.startswith(f"{name}:"))
 
 
 def test_where_no_access_rules_may_be_changed_on_one_node_none_are_on_any(cluster: RedisCluster) -> None:
