@@ -144,10 +144,11 @@ def findings_by_class(rows: Sequence[FindingCount]) -> Chart | None:
 
 def histogram(shown: Histogram) -> Chart:
     """Horizontal bars in the order of the labels."""
-    told = "; ".join(f"{name} {_told(shown, number)}" for name, number in shown.rows)
+    rows = [(name.replace("<=", "≤ ").replace(">", "> "), number) for name, number in shown.rows]
+    told = "; ".join(f"{name} {_told(shown, number)}" for name, number in rows)
     svg = new_svg("bars", f"census-{shown.name}", ROW * len(shown.rows), shown.title, told)
     most = max((number for _, number in shown.rows), default=0)
-    for index, (name, number) in enumerate(shown.rows):
+    for index, (name, number) in enumerate(rows):
         bar(svg, index, name, _told(shown, number), [("solid", number)], max(most, 1))
     return Chart(shown.title, told, markup(svg))
 

@@ -21,7 +21,7 @@ _OPERATIONS = (RunKind.CUTOVER, RunKind.ROLLBACK)
 def endpoint_of(role: Literal["source", "target"], run: Run) -> EndpointView | None:
     """As the run saw it first; None where it never met it."""
     known = run.source if role == "source" else run.target
-    address = run.source_address if role == "source" else run.target_address
+    address = (run.source_address if role == "source" else run.target_address) or _configured(role, run)
     if known is None and address is None:
         return None
     return _view(role, known or {}, address, earlier=_seen_earlier(run, known or {}))
@@ -43,6 +43,13 @@ def endpoint_after(
         unknown = "a file, which is only read" if first.get("role") == "file" else "it did not answer"
     address = run.source_address if role == "source" else run.target_address
     return _view(role, known, address, unknown=masked_text(unknown) if unknown is not None else None)
+
+
+def _configured(role: Literal["source", "target"], run: Run) -> str | None:
+    """The address that the run was given, where it came to nothing else."""
+    if run.kind is RunKind.SNAPSHOT and role == "target":
+        return None
+    return facts.text(facts.table(run.settings, role), "url")
 
 
 def _seen_earlier(run: Run, known: Facts) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Final
@@ -12,6 +13,8 @@ from reports.display import plain_text
 
 Facts = Mapping[str, object]
 
+_A_NAME: Final = re.compile(r"(?:.*_)?(?:port|pid|sequence)")
+"""Numbers that count nothing: without commas."""
 _SECRET_NAMES: Final = frozenset({"password", "passwd", "secret", "token"})
 
 
@@ -93,6 +96,8 @@ def flatten(facts: Facts, prefix: str = "") -> Iterator[tuple[str, str]]:
         dotted = plain_text(f"{prefix}{name}")
         if isinstance(value, dict) and value:
             yield from flatten(value, f"{dotted}.")
+        elif isinstance(value, int) and _A_NAME.fullmatch(str(name)):
+            yield dotted, str(value)
         else:
             yield dotted, _shown(value)
 

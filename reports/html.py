@@ -24,6 +24,7 @@ from reports.course import CopyView
 from reports.drawing import Chart
 from reports.events import EventView
 from reports.facts import Facts, flatten, integer, number
+from reports.fences import FENCE_METHODS
 from reports.findings import CLASS_MEANING, STATE_MEANING, FindingView, Side, first_findings, holder_of
 from reports.live_page import live_page
 from reports.live_text import any_text, moment_text, number_text, offset, pairs, share_text, step_detail
@@ -92,6 +93,11 @@ def write_html(
         found_by_class={row.finding_class: row.total for row in report.finding_counts},
         classes=findings_by_class(report.finding_counts),
         totals=_totals(report.counts),
+        phases_counted=[
+            name
+            for name in ("snapshot", "stream", "verify")
+            if any(getattr(row, name) is not None for row in report.counts)
+        ],
         finding_classes=(
             _finding_class(ledger, report, row, shares[row.finding_class]) for row in report.finding_counts
         ),
@@ -101,6 +107,7 @@ def write_html(
         repairs_shown=REPAIRS_SHOWN,
         incidents_shown=INCIDENTS_SHOWN,
         state_meaning=STATE_MEANING,
+        fence_methods=FENCE_METHODS,
         open_findings=sum(row.by_state.get(FindingState.OPEN, 0) for row in report.finding_counts),
         events=_events(report.timeline),
         beside=Beside(report.run.run_id, json_name, csv_name, parquet_name),
@@ -225,9 +232,14 @@ def drift(finding: FindingView) -> str | None:
     return f"The target's expiry is {abs(apart):,} ms {'later' if apart > 0 else 'earlier'}."
 
 
+_SHOWN_BY_THE_SIDES: Final = frozenset({"the target does not have this key", "only the target has this key"})
+
+
 def said_of(finding: FindingView) -> str:
     """The finding's detail as a sentence, without the rule, which is shown beside it."""
     text = finding.detail.removesuffix(f" (rule {finding.rule})")
+    if text in _SHOWN_BY_THE_SIDES:
+        return ""
     return display.ended(f"{text[:1].upper()}{text[1:]}") if text else ""
 
 
@@ -274,7 +286,7 @@ def event_time(text: str) -> str:
 
 def told(event: EventView) -> str:
     """An event's payload in a line; what other sections show in full is left out."""
-    left_out = {"detail", "source", "target", "gates", "canary"}
+    left_out = {"detail", "source", "target", "gates", "canary", "plan"}
     # The payload comes sorted by name; a reader wants to know first what it is about.
     first = [name for name in ("phase", "kind", "verdict", "reason", "keys") if name in event.payload]
     known = {
@@ -289,6 +301,21 @@ _SHOWN_ELSEWHERE: Final = re.compile(
     r"(?:client_cpu_)?seconds|rechecked_at|(?:afterwards|fingerprints|throttle|excluded|rules|outcomes|dropped|causes)(?:\..*)?"
 )
 _IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
+    PhaseName.ASSESS: frozenset(
+        {
+            "strategy",
+            "why",
+            "looked_at",
+            "mode",
+            "grade",
+            "verdict",
+            "checks",
+            "blocking",
+            "waived",
+            "warnings",
+        }
+        | {"left_out"}
+    ),
     PhaseName.STREAM: frozenset(field.name for field in fields(CopyView)) - {"batches"},
     PhaseName.REPAIR: frozenset({"repairs", "still_open", "findings"}),
     PhaseName.REPLICATE: frozenset({"full_syncs", "restarts", "sentinels", "only_offsets", "attached"}),

@@ -16,6 +16,7 @@ from reports.at_risk import AtRiskView, build_at_risk, holder_of_risks, risks
 from reports.client_pause import PauseView, build_pause
 from reports.events import EventView
 from reports.facts import Facts
+from reports.fences import FenceView, build_fences
 from reports.following import FollowingView, build_following
 from reports.guarding import GuardView, build_guard
 from reports.outcome import Outcome, gave_green_up, outcome_of
@@ -32,6 +33,8 @@ class OperationView:
     gates: tuple[GateView, ...]
     approvals: tuple[ApprovalView, ...]
     steps: tuple[StepView, ...]
+    fences: tuple[FenceView, ...]
+    """Of steps that planned one; empty where none came to it."""
     pause: PauseView | None
     """None where no client measured it."""
 
@@ -103,6 +106,7 @@ def _operation(
         build_gates(records, timeline),
         build_approvals(ledger, run).decisions,
         steps,
+        build_fences(records),
         build_pause(read_samples(ledger.engine, run.id, "client"), records, detail),
     )
     return operation, build_at_risk(ledger, run, holder, steps) if abandoned else None

@@ -35,7 +35,7 @@ _TITLES: Final = {
     "guarding": "Health of green",
     "story": "The story",
     "exceptions": "Expected differences and exceptions",
-    "comparison": "Beside the run before",
+    "comparison": "Compared with the run before",
     "artifacts": "Files",
     "integrity": "Integrity and limits",
 }
@@ -57,12 +57,28 @@ def sections_of(report: RunReport) -> dict[str, str]:
     }
     if live is not None:
         there |= _with_content(report)
+    elif report.run.kind is RunKind.SNAPSHOT:
+        there |= _of_a_snapshot(report)
     elif report.run.kind is RunKind.ASSESS:
         there |= dict.fromkeys(_COMPARED, False) | {"exceptions": bool(report.waivers)}
     titles = _TITLES | (_RENAMED if live is not None else {})
+    if report.run.kind is RunKind.SNAPSHOT:
+        titles |= {"endpoints": "Source", "fingerprints": "Checksums"}
     if report.copy is None and report.replication is None:
         titles |= {"counts": "Keys by database and type"}
     return {name: title for name, title in titles.items() if there.get(name, True)}
+
+
+def _of_a_snapshot(report: RunReport) -> dict[str, bool]:
+    """What a run that compares nothing has nothing to say about; its fingerprints are what later runs compare with."""
+    return {
+        "coverage": report.coverage is not None,
+        "rules": False,
+        "approvals": bool(report.approvals.decisions),
+        "expiry": report.expiry is not None,
+        "findings": bool(report.finding_counts),
+        "exceptions": bool(report.exceptions or report.waivers),
+    }
 
 
 def _live_parts(report: RunReport) -> dict[str, bool]:

@@ -81,9 +81,9 @@ def latency_charts(throttle: Sequence[ThrottleView]) -> tuple[Chart, ...]:
 
 def _latency(held: ThrottleView, server: Latency) -> Chart | None:
     points = server.over_time
-    if len(points) < 2:
+    begin, end = (points[0].seconds, points[-1].seconds) if points else (0.0, 0.0)
+    if end <= begin:
         return None
-    begin, end = points[0].seconds, points[-1].seconds
     top = max(*(point.worst for point in points), server.quiet or 0.0, 0.01)
     title = f"How late the {server.server} answered: {held.phase.value}"
     told = (
