@@ -6,11 +6,9 @@ recorded there by anybody else ends the pause.  Prefect does not say who answere
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from enum import StrEnum
 from threading import Event, Thread
-from time import monotonic
-from typing import Final
 from uuid import UUID
 
 import httpx
@@ -22,16 +20,13 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows import operations
+from flows.approval_desk import LOOK_SECONDS, Desk
 from integrity.errors import ConfigurationError, LedgerError, Refused
-from integrity.ledger import Ledger, open_ledger
-from integrity.ledger.approvals import Standing, standing
-from integrity.ledger.naming import operator_name
-from integrity.ledger.reviews import CUTOVER_GATE, decisions_in_force
+from integrity.ledger import open_ledger
+from integrity.ledger.reviews import CUTOVER_GATE
 from integrity.ledger.vocabulary import Decision
 from integrity.progress import Progress
 from integrity.settings import Settings
-
-_LOOK_SECONDS: Final = 1.0
 
 
 class Answer(StrEnum):
@@ -59,93 +54,39 @@ def wait_for_approvals(settings: Settings, sync_run_id: str, progress: Progress,
     """
     if not settings.cutover.approvals:
         return
-    ledger = open_ledger(settings)
-    try:
-        desk = _Desk(settings, ledger, sync_run_id)
+    with closing(open_ledger(settings)) as ledger:
+        desk = Desk(settings, ledger, sync_run_id)
         if desk.passed():
             return
-        desk.request()
+        desk.request(f"by flow run {flow_run.get_id()}")
+        asks_here = on_prefect and settings.flows.approval_on_prefect
         progress.say(
             f"Waiting for approvals: `greenfly approve {sync_run_id}`"
-            + (", or resume this flow run on Prefect's page." if on_prefect else ".")
+            + (", or resume this flow run on Prefect's page." if asks_here else ".")
         )
-        until = monotonic() + settings.flows.approval_seconds
-        pauses, problem = 0, ""
-        while not desk.passed():
-            desk.require_no_rejection()
-            left = until - monotonic()
-            if left <= 0:
-                raise Refused(
-                    f"Nobody approved the cutover within {settings.flows.approval_seconds:,.0f} s.",
-                    "Nothing was done; start it again when somebody is there.",
-                )
-            if not (on_prefect and settings.flows.approval_on_prefect):
-                Event().wait(min(_LOOK_SECONDS, left))
-                continue
-            pauses += 1
-            answer = _pause(desk, left, pauses, problem)
-            problem = _take(settings, sync_run_id, answer) if answer is not None else ""
-            if problem:
-                progress.say(problem)
-    finally:
-        ledger.close()
+        desk.wait(_PrefectPage(settings, desk, progress).listen if asks_here else None)
 
 
-class _Desk:
-    """Where the gate stands by the ledger."""
+class _PrefectPage:
+    """Where answers can be given while the flow run is paused."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, sync_run_id: str) -> None:
+    def __init__(self, settings: Settings, desk: Desk, progress: Progress) -> None:
         self._settings = settings
-        self._ledger = ledger
-        self._run = sync_run_id
+        self._desk = desk
+        self._progress = progress
+        self._pauses = 0
+        self._problem = ""
 
-    @property
-    def decisions(self) -> int:
-        """How many were made."""
-        return len(decisions_in_force(self._ledger.engine, self._run))
-
-    def request(self) -> None:
-        """Record that this flow asks, unless somebody has asked since the last decision."""
-        decisions = decisions_in_force(self._ledger.engine, self._run)
-        if not decisions or decisions[-1].decision is not Decision.REQUESTED:
-            comment = f"by flow run {flow_run.get_id()}"
-            operations.decide(self._settings, self._run, CUTOVER_GATE, Decision.REQUESTED, None, comment)
-
-    def standing(self) -> Standing:
-        """What the decisions amount to."""
-        return standing(
-            decisions_in_force(self._ledger.engine, self._run),
-            separate=self._settings.cutover.separate_approver,
-            requester=operator_name(),
-        )
-
-    def passed(self) -> bool:
-        """Whether the gate is open."""
-        at = self.standing()
-        return at.broken_by is not None or len(at.approvers) >= self._settings.cutover.approvals
-
-    def require_no_rejection(self) -> None:
-        """
-        :raises Refused: somebody rejected it after it was asked for.
-        """
-        for decision in reversed(decisions_in_force(self._ledger.engine, self._run)):
-            if decision.decision is Decision.REQUESTED:
-                return
-            if decision.decision in (Decision.REJECTED, Decision.REPEAT):
-                raise Refused(f"{decision.by} rejected the cutover.", "Nothing was done.")
-
-    @property
-    def text(self) -> str:
-        """For the form."""
-        at = self.standing()
-        names = ", ".join(at.approvers) or "nobody"
-        return (
-            f"Cut over sync run {self._run} to green? {self._settings.cutover.approvals} approvals are needed; "
-            f"so far: {names}. `greenfly approve {self._run}` answers as well."
-        )
+    def listen(self, seconds: float) -> None:
+        """Pause until somebody answers here, or decides in the ledger."""
+        self._pauses += 1
+        answer = _pause(self._desk, seconds, self._pauses, self._problem)
+        self._problem = _take(self._settings, self._desk.sync_run_id, answer) if answer is not None else ""
+        if self._problem:
+            self._progress.say(self._problem)
 
 
-def _pause(desk: _Desk, seconds: float, number: int, problem: str) -> CutoverDecision | None:
+def _pause(desk: Desk, seconds: float, number: int, problem: str) -> CutoverDecision | None:
     """Pause the flow run until somebody answers here, or decides in the ledger; None where nobody did."""
     form = CutoverDecision.with_initial_data(description=f"{problem} {desk.text}".strip())
     ended = Event()
@@ -167,13 +108,13 @@ def _pause(desk: _Desk, seconds: float, number: int, problem: str) -> CutoverDec
         return None
     finally:
         ended.set()
-        watcher.join(5 * _LOOK_SECONDS)
+        watcher.join(5 * LOOK_SECONDS)
 
 
-def _resume_when_decided(desk: _Desk, known: int, flow_run_id: str, ended: Event) -> None:
+def _resume_when_decided(desk: Desk, known: int, flow_run_id: str, ended: Event) -> None:
     """What is decided in the ledger ends the pause."""
     with get_client(sync_client=True) as client:
-        while not ended.wait(_LOOK_SECONDS):
+        while not ended.wait(LOOK_SECONDS):
             # A ledger or a Prefect that is away at this moment is asked again.
             with suppress(LedgerError, PrefectException, httpx.HTTPError):
                 if desk.decisions != known:

@@ -169,7 +169,7 @@ def browser(folder: Path) -> Iterator[Tab]:
         new = Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
         with urlopen(new, timeout=20) as answer:  # noqa: S310
             address = json.load(answer)["webSocketDebuggerUrl"]
-        with connect(address, max_size=None, proxy=None) as connection:
+        with connect(address, max_size=None, proxy=None, close_timeout=0.5) as connection:
             tab = Tab(connection)
             for area in ("Page", "Network", "Runtime", "Log"):
                 tab.send(f"{area}.enable")

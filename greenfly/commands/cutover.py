@@ -39,6 +39,14 @@ def cutover(
     run: SyncRun = "latest",
     dry_run: DryRun = False,
     yes: Yes = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait-for-approvals",
+            help="Ask for the approvals that are missing, and begin when they are there (flows.approval_seconds).",
+            rich_help_panel=o.RUNNING,
+        ),
+    ] = False,
     source: o.Source = None,
     target: o.Target = None,
     source_password_file: o.SourcePasswordFile = None,
@@ -74,7 +82,12 @@ def cutover(
         _print_plan(plan.to_dict(), plan.steps, plan.gates, as_json=as_json)
         raise typer.Exit(0 if plan.passes else 4)
     _confirm(f"Move the applications to green ({_where(settings, 'target')})?", yes=yes)
-    outcome = operations.cut_over(settings, run, make_progress(quiet=quiet))
+    progress = make_progress(quiet=quiet)
+    if wait:
+        from flows.approval_desk import wait_in_ledger
+
+        wait_in_ledger(settings, run, progress)
+    outcome = operations.cut_over(settings, run, progress)
     finish(outcome, as_json=as_json)
 
 

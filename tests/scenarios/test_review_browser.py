@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from integrity.ledger.store import NewFinding
 from integrity.ledger.tokens import add_token
 from integrity.settings import Settings, load_settings
 from tests.browser import Tab, browser
-from tests.cli import Greenfly
+from tests.live import Live
 from tests.servers import Store
 
 FINDINGS: Final = 100_000
@@ -37,6 +36,11 @@ KEYS_SO_FAR: Final = (
     "Array.from(document.querySelectorAll('#progress .keys'))"
     ".map(cell => Number(cell.innerText.replaceAll(',', ''))).reduce((a, b) => a + b, 0)"
 )
+SETTINGS: Final = """
+[cutover]
+approvals = 1
+confirm = "environment"
+"""
 PICTURES: Final = os.environ.get("GREENFLY_TEST_PICTURES")
 
 
@@ -48,25 +52,26 @@ class Shown:
     run: str
     tokens: dict[str, str]
     ledger: Ledger
-    greenfly: Greenfly
+    live: Live
 
 
 @pytest.fixture(scope="module")
 def shown(
     tmp_path_factory: pytest.TempPathFactory, redis_blue: RunningServer, redis_green: RunningServer
 ) -> Iterator[Shown]:
-    folder = tmp_path_factory.mktemp("review")
-    settings = load_settings({"state_dir": folder / "state"}, environ={}).settings
-    greenfly = Greenfly(folder / "state", folder)
-    with closing(greenfly), closing(open_ledger(settings)) as ledger:
-        run = record_findings(ledger, settings, redis_blue.url, redis_green.url)
-        people = {operator_name(): Role.REVIEWER, "grace": Role.REVIEWER, "vera": Role.VIEWER}
-        tokens = {name: add_token(ledger.engine, name, role, "test", 1)[1] for name, role in people.items()}
-        process = greenfly.start(
-            *("review", "--json", "--port", "0"),
-            env={"GREENFLY_SOURCE__URL": redis_blue.url, "GREENFLY_TARGET__URL": redis_green.url},
-        )
-        yield Shown(first_line(process), run, tokens, ledger, greenfly)
+    with Live(tmp_path_factory.mktemp("review"), redis_blue.url, redis_green.url, SETTINGS) as live:
+        settings = load_settings({"state_dir": live.state}, environ={}).settings
+        with closing(open_ledger(settings)) as ledger:
+            run = record_findings(ledger, settings, redis_blue.url, redis_green.url)
+            roles = {operator_name(): Role.REVIEWER, "grace": Role.REVIEWER, "vera": Role.VIEWER}
+            people = roles | {"otto": Role.OPERATOR}
+            tokens = {
+                name: add_token(ledger.engine, name, role, "test", 1)[1] for name, role in people.items()
+            }
+            live.start("review", "--json", "--port", "0", name="review")
+            told = live.folder / "review.out"
+            live.wait_until(lambda: told.read_bytes().endswith(b"\n"), "the page is there")
+            yield Shown(json.loads(told.read_text())["url"], run, tokens, ledger, live)
 
 
 def record_findings(ledger: Ledger, settings: Settings, blue: str, green: str) -> str:
@@ -87,13 +92,6 @@ def record_findings(ledger: Ledger, settings: Settings, blue: str, green: str) -
     run.phase_ended(PhaseName.VERIFY, PhaseState.DONE, keys=FINDINGS, detail={})
     run.finish(RunState.FINISHED, verdict=Verdict.FAIL, reason="100,000 keys differ.")
     return run.id
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    address = json.loads(process.stdout.readline())["url"]
-    assert isinstance(address, str)
-    return address
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +125,7 @@ def rows(tab: Tab) -> object:
 
 def picture(tab: Tab, name: str) -> None:
     if PICTURES:
+        tab.pause(0.5)  # A page that loads itself anew may be doing so.
         tab.picture(Path(PICTURES) / f"review-{name}.png")
 
 
@@ -220,10 +219,7 @@ def test_a_migration_is_seen_to_move_with_and_without_script(
             pipeline.set(f"key:{number}", number)
         pipeline.execute()
     sign_in(tab, shown, "vera")
-    process = shown.greenfly.start(
-        *("migrate", "--source", blue.url, "--target", green_redis.url, "--keys-per-second", "1000"),
-        env={"GREENFLY_SNAPSHOT__ENABLED": "false"},
-    )
+    process = shown.live.start("migrate", "--keys-per-second", "1000", name="migrate")
     tab.go(f"{shown.address}runs/{begun(shown.ledger, RunKind.MIGRATE)}")
     tab.run("window.untouched = true")
     require_movement(tab, 4)
@@ -238,6 +234,50 @@ def test_a_migration_is_seen_to_move_with_and_without_script(
     process.wait(30)
     tab.go(shown.address)
     picture(tab, "runs")
+
+
+def test_a_cutover_goes_on_when_somebody_else_approves_and_is_taken_back_from_the_page(
+    tab: Tab, shown: Shown, blue: Store, green_redis: Store
+) -> None:
+    live = shown.live
+    blue.client.mset({f"key:{number}": number for number in range(100)})
+    live.sync("--quiet")
+    live.wait_until_clean()
+    cutover = live.start("cutover", "--yes", "--wait-for-approvals", "--json", name="cutover")
+    live.wait_until(lambda: bool(live.events("approval.requested")), "the cutover has asked")
+    run = begun(shown.ledger, RunKind.SYNC)
+    approve = "form[data-gate=cutover] button[value=approved]"
+
+    sign_in(tab, shown, operator_name())
+    tab.go(f"{shown.address}runs/{run}")
+    tab.submit(approve)
+    assert "cannot approve" in tab.text("[role=alert]")
+    assert tab.text(".gate-word") == "requested"
+    assert (cutover.poll(), live.steps("cutover")) == (None, {})
+    tab.submit(".who button")
+
+    sign_in(tab, shown, "grace")
+    tab.go(f"{shown.address}runs/{run}")
+    tab.submit(approve)
+    assert tab.text(".gate-word") == "approved"
+    picture(tab, "cutover")
+    assert cutover.wait(60) == 0, live.log("cutover")
+    assert live.environment()["DRAGONFLY_URL"] == green_redis.url
+    tab.submit(".who button")
+
+    sign_in(tab, shown, "otto")
+    tab.go(f"{shown.address}runs/{run}")
+    tab.submit("a.danger")
+    for confirmation, said in (("yes", "nothing was done"), (run, "was asked for")):
+        tab.fill("textarea[name=reason]", "orders are slow")
+        tab.fill("input[name=confirmation]", confirmation)
+        picture(tab, "rollback")
+        tab.submit("button.danger")
+        assert said in tab.text()
+    live.wait_until(lambda: "DRAGONFLY_URL" not in live.environment(), "the applications are on blue")
+    ended = "SELECT operator FROM run WHERE kind = 'rollback' AND state = 'finished'"
+    live.wait_until(lambda: bool(live.rows(ended)), "the rollback has ended")
+    assert live.rows(ended) == [("otto",)]
 
 
 def begun(ledger: Ledger, kind: RunKind) -> str:
