@@ -9,6 +9,7 @@ from typing import Final
 
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import LedgerError, Refused, ServerError, ServerUnreachable, Undone
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import RunKind
 from integrity.ledger.operations import operations
@@ -291,7 +292,9 @@ class Conductor:
 def stragglers_text(moved: Moved, left: str) -> str:
     """Who stayed, for people."""
     hosts = ", ".join(moved.stragglers)
-    return f"{moved.left} connections still come to {left}, from {hosts}; their writes are refused."
+    return (
+        f"Still coming to {left}: {plural(moved.left, 'connection')}, from {hosts}; their writes are refused."
+    )
 
 
 def recorded_plan(steps: Mapping[str, StepRecord]) -> FencePlan | None:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from integrity.errors import GreenflyError, Refused, ServerUnreachable, Undone
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import Verdict
 from integrity.ledger.samples import add_samples
@@ -218,13 +219,14 @@ class Cutover:
         carried = [steps[name].detail.get("carried") for name in ("drain", "prove")]
         total = sum(n for n in carried if isinstance(n, int))
         text += (
-            f"; under the fence {total:,} keys were carried over, and every key that had changed was compared"
+            f"; under the fence {plural(total, 'key')} {'was' if total == 1 else 'were'} carried over, and every key "
+            "that had changed was compared"
         )
         left = confirm.get("left")
         if isinstance(left, int) and left > 0:
             return Conclusion(
                 Verdict.PASS_WITH_EXCEPTIONS,
-                f"{text}. {left} connections still come to blue, whose writes are refused.",
+                f"{text}. Still coming to blue: {plural(left, 'connection')}, whose writes are refused.",
             )
         if prove.get("ok") is not True:
             return Conclusion(Verdict.INCONCLUSIVE, f"{text}, but the last proof is not recorded.")

@@ -15,6 +15,7 @@ from integrity.endpoint import Endpoint, Identity, read_info
 from integrity.errors import GreenflyError
 from integrity.expiry import clock_ms
 from integrity.info import number
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, models
 from integrity.ledger.approvals import standing
 from integrity.ledger.naming import operator_name
@@ -145,7 +146,7 @@ class Gates:
         return Gate(
             "assessment",
             True,
-            f"{seen.made} checks{waived}; {keys}",
+            f"{plural(seen.made, 'check')}{waived}; {keys}",
             limit,
             "What could keep applications from working on green.",
         )
@@ -163,7 +164,7 @@ class Gates:
             return Gate(
                 "verdict",
                 False,
-                f"{status.stuck:,} keys differ",
+                f"{plural(status.stuck, 'key')} differing",
                 limit,
                 "They cannot be made equal and are findings of the sync run. Mend them, or set "
                 "cutover.accept_stuck_keys.",
@@ -190,10 +191,10 @@ class Gates:
 
     def _lag(self, status: SyncStatus | None) -> Gate:
         keys, seconds = self._settings.cutover.max_lag_keys, self._settings.cutover.max_lag_seconds
-        limit = f"{keys:,} keys, {seconds:g} s"
+        limit = f"{plural(keys, 'key')}, {seconds:g} s"
         if status is None:
             return Gate("lag", False, "unknown", limit, "Nothing follows blue.")
-        value = f"{status.dirty:,} keys, {status.lag_ms / 1000:.1f} s"
+        value = f"{plural(status.dirty, 'key')}, {status.lag_ms / 1000:.1f} s"
         passed = status.dirty <= keys and status.lag_ms <= seconds * 1000
         return Gate("lag", passed, value, limit, "Changes that are not carried over yet.")
 
@@ -275,7 +276,7 @@ class Gates:
         problems += [f"{node} has less than 5 % of its memory left" for node in _full(self._sides.blue)]
         if problems:
             text = f"A rollback would not work: {'; '.join(problems)}."
-            return Gate("rollback", False, f"{len(problems)} problems", "ready", text)
+            return Gate("rollback", False, plural(len(problems), "problem"), "ready", text)
         return Gate(
             "rollback", True, "ready", "ready", "Green can be fenced, and its changes carried back to blue."
         )

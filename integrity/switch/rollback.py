@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from integrity.errors import GreenflyError, Refused, ServerError, Undone
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName, Verdict
 from integrity.ledger.steps import read_steps
@@ -228,15 +229,15 @@ class Rollback:
             keys = steps["at-risk"].detail.get("keys")
             return Conclusion(
                 Verdict.INCONCLUSIVE,
-                f"{text}. Green was abandoned: {keys:,} keys changed there and are not known to be on blue; each is a "
+                f"{text}. Green was abandoned with {plural(int(str(keys)), 'changed key')} not known to be on blue; each is a "
                 f"finding. What was written after {steps['at-risk'].detail.get('complete_until')} cannot be named.",
             )
         carried = [steps[name].detail.get("carried") for name in ("drain", "prove")]
         total = sum(n for n in carried if isinstance(n, int))
-        text += f"; under the fence {total:,} keys were carried back"
+        text += f"; under the fence {plural(total, 'key')} {'was' if total == 1 else 'were'} carried back"
         compared = steps["prove"].detail.get("compared")
         text += (
-            f", and {compared:,} keys were compared"
+            f", and {plural(compared, 'key')} {'was' if compared == 1 else 'were'} compared"
             if isinstance(compared, int)
             else ", and every key that had changed was compared"
         )

@@ -21,6 +21,7 @@ from integrity.errors import (
     ServerUnreachable,
     StopSignal,
 )
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import PhaseName, PhaseState, Run, RunKind, RunState
 from integrity.settings import EndpointSettings, Settings
@@ -262,7 +263,7 @@ def summary(outcome: GuardOutcome) -> str:
     if outcome.rollback == "done":
         return f"The applications were rolled back to blue: {outcome.reason}"
     if outcome.clean:
-        return f"No rule was breached in {outcome.seconds:.0f} s ({outcome.looks:,} looks)."
+        return f"No rule was breached in {outcome.seconds:.0f} s ({plural(outcome.looks, 'look')})."
     names = sorted({breach.rule for breach in outcome.breaches})
     still = sorted({breach.rule for breach in outcome.breaches if breach.recovered_at is None})
     text = f"Breached: {', '.join(names)}; " + (

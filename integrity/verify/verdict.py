@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from integrity.kinds.base import plural
 from integrity.ledger.models import FindingClass, FindingState, Verdict
 
 DIFFERENCES: Final = (
@@ -83,16 +84,17 @@ def conclude(
     if unreadable:
         return Conclusion(
             Verdict.INCONCLUSIVE,
-            f"{unreadable:,} keys could not be compared; all others ({coverage.compared:,}) agree.",
+            f"{plural(unreadable, 'key')} could not be compared; all others ({coverage.compared:,}) agree.",
         )
     left_out = sum(coverage.excluded.values())
     if not coverage.compared:
         why = "the source holds none, or all of them expired"
         if left_out:
-            why = f"the run's rules left out {left_out:,} keys of the source, and it holds no other"
+            why = f"the run's rules left out {plural(left_out, 'key')} of the source, and it holds no other"
         return Conclusion(Verdict.INCONCLUSIVE, f"No key was compared: {why}.")
-    agree = f"All {coverage.compared:,} keys agree in value, type and expiry"
-    aside = f" The run's rules left out {left_out:,} keys of the source." if left_out else ""
+    agree = "The only key agrees" if coverage.compared == 1 else f"All {coverage.compared:,} keys agree"
+    agree += " in value, type and expiry"
+    aside = f" The run's rules left out {plural(left_out, 'key')} of the source." if left_out else ""
     if exceptions:
         return Conclusion(
             Verdict.PASS_WITH_EXCEPTIONS,
