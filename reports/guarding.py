@@ -65,6 +65,16 @@ class BreachView:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleView:
+    """What one rule said at the last look."""
+
+    rule: str
+    status: str | None
+    text: str | None
+    """The sentence for people, with value and limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoticeView:
     """Something that the guard did: it told somebody, or went back."""
 
@@ -88,6 +98,8 @@ class GuardView:
     """The run whose samples of blue are the baseline; None where there is none."""
     baseline_samples: int
     baseline: Mapping[str, float]
+    rules: tuple[RuleView, ...]
+    """As they were at the last look; empty where the guard did not come to its end."""
     breaches: tuple[BreachView, ...]
     notices: tuple[NoticeView, ...]
     actions: tuple[NoticeView, ...]
@@ -109,9 +121,11 @@ def build_guard(
     baseline: Sequence[SampleRecord],
     baseline_of: str | None,
     timeline: Sequence[EventView],
+    detail: Facts,
 ) -> GuardView:
     """From samples and audit events.
 
+    :param detail: what the phase recorded at its end.
     :param baseline: the samples of blue that green is measured against, of the run *baseline_of*.
     """
     known = numeric_names(green)
@@ -135,6 +149,10 @@ def build_guard(
         baseline_of=baseline_of or facts.text(started, "cutover") if before else None,
         baseline_samples=len(baseline),
         baseline={plain_text(name): value for name, value in before.items()},
+        rules=tuple(
+            RuleView(_rule(row), facts.text(row, "status"), facts.text(row, "text"))
+            for row in facts.tables(facts.table(detail, "last"), "rules")
+        ),
         breaches=build_breaches(timeline),
         notices=_notices(timeline, NOTIFIED),
         actions=_notices(timeline, ACTION),

@@ -286,19 +286,19 @@ def event_time(text: str) -> str:
 
 def told(event: EventView) -> str:
     """An event's payload in a line; what other sections show in full is left out."""
-    left_out = {"detail", "source", "target", "gates", "canary", "plan"}
+    left_out = {"detail", "source", "target", "gates", "canary", "plan", "baseline", "values"}
     # The payload comes sorted by name; a reader wants to know first what it is about.
-    first = [name for name in ("phase", "kind", "verdict", "reason", "keys") if name in event.payload]
+    first = [name for name in ("phase", "step", "kind", "verdict", "reason", "keys") if name in event.payload]
     known = {
         name: event.payload[name]
         for name in (*first, *(other for other in event.payload if other not in first))
-        if name not in left_out and event.payload[name] is not None
+        if name not in left_out and event.payload[name] not in (None, "")
     }
     return " · ".join(f"{name}: {shown}" for name, shown in flatten(known))
 
 
 _SHOWN_ELSEWHERE: Final = re.compile(
-    r"(?:client_cpu_)?seconds|rechecked_at|(?:afterwards|fingerprints|throttle|excluded|rules|outcomes|dropped|causes)(?:\..*)?"
+    r"(?:client_cpu_)?seconds|rechecked_at|(?:afterwards|fingerprints|throttle|last|excluded|rules|outcomes|dropped|causes)(?:\..*)?"
 )
 _IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
     PhaseName.ASSESS: frozenset(
@@ -317,6 +317,7 @@ _IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
         | {"left_out"}
     ),
     PhaseName.STREAM: frozenset(field.name for field in fields(CopyView)) - {"batches"},
+    PhaseName.WATCH: frozenset({"breaches"}),
     PhaseName.REPAIR: frozenset({"repairs", "still_open", "findings"}),
     PhaseName.REPLICATE: frozenset({"full_syncs", "restarts", "sentinels", "only_offsets", "attached"}),
     PhaseName.VERIFY: frozenset(

@@ -85,7 +85,9 @@ def build_live(
         )
         if run.kind is RunKind.SYNC
         else None,
-        guard=_guard(ledger, run, timeline) if run.kind is RunKind.WATCH else None,
+        guard=_guard(ledger, run, timeline, details.get(PhaseName.WATCH, {}))
+        if run.kind is RunKind.WATCH
+        else None,
         story=build_story(ledger, run, now),
     )
 
@@ -112,9 +114,11 @@ def _operation(
     return operation, build_at_risk(ledger, run, holder, steps) if abandoned else None
 
 
-def _guard(ledger: Ledger, run: Run, timeline: Sequence[EventView]) -> GuardView:
+def _guard(ledger: Ledger, run: Run, timeline: Sequence[EventView], detail: Facts) -> GuardView:
     baseline, baseline_of = _baseline(ledger, run)
-    return build_guard(run, read_samples(ledger.engine, run.id, "green"), baseline, baseline_of, timeline)
+    return build_guard(
+        run, read_samples(ledger.engine, run.id, "green"), baseline, baseline_of, timeline, detail
+    )
 
 
 def _baseline(ledger: Ledger, run: Run) -> tuple[list[SampleRecord], str | None]:

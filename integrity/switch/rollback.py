@@ -227,10 +227,11 @@ class Rollback:
         )
         if self._abandon:
             keys = steps["at-risk"].detail.get("keys")
+            changed = plural(keys, "changed key") if isinstance(keys, int) else "an unknown number of keys"
             return Conclusion(
                 Verdict.INCONCLUSIVE,
-                f"{text}. Green was abandoned with {plural(int(str(keys)), 'changed key')} not known to be on blue; each is a "
-                f"finding. What was written after {steps['at-risk'].detail.get('complete_until')} cannot be named.",
+                f"{text}. Green was abandoned with {changed} not known to be on blue; each is a finding. "
+                f"What was written after {steps['at-risk'].detail.get('complete_until')} cannot be named.",
             )
         carried = [steps[name].detail.get("carried") for name in ("drain", "prove")]
         total = sum(n for n in carried if isinstance(n, int))
