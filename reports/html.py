@@ -46,6 +46,9 @@ KEY_BYTES_SHOWN: Final = 1_000
 """Of a longer key the beginning is shown; the JSON and CSV files hold it whole."""
 
 
+_TOLD_OF_OTHERS: Final = 240
+
+
 @dataclass(frozen=True, slots=True)
 class FindingClassView:
     """The findings of one class that the page shows, and how many there are."""
@@ -153,6 +156,7 @@ def _environment() -> Environment:
         waited=waited,
         more_detail=more_detail,
         cut=cut,
+        shortened=shortened,
         ended=display.ended,
         words=lambda name: str(name).replace("_", " "),
     )
@@ -214,6 +218,11 @@ def shown_key(key: bytes, length: int | None = None) -> ShownKey:
 def cut(text: str) -> str:
     """A text that is shown in a table's cell."""
     return text if len(text) <= KEY_BYTES_SHOWN else f"{text[:KEY_BYTES_SHOWN]}…"
+
+
+def shortened(text: str) -> str:
+    """The beginning of a text that stands whole in the report of another run."""
+    return text if len(text) <= _TOLD_OF_OTHERS else f"{text[:_TOLD_OF_OTHERS].rpartition(' ')[0]} …"
 
 
 def side_fate(finding: FindingView, side: Side, role: str) -> str | None:
@@ -317,6 +326,9 @@ _IN_OTHER_SECTIONS: Final[Mapping[PhaseName, frozenset[str]]] = {
         | {"left_out"}
     ),
     PhaseName.STREAM: frozenset(field.name for field in fields(CopyView)) - {"batches"},
+    PhaseName.SYNC: frozenset(
+        {"removed", "direction", "feed", "passes", "gap", "gaps", "stuck", "dirty", "unproven", "clean_since"}
+    ),
     PhaseName.WATCH: frozenset({"breaches"}),
     PhaseName.REPAIR: frozenset({"repairs", "still_open", "findings"}),
     PhaseName.REPLICATE: frozenset({"full_syncs", "restarts", "sentinels", "only_offsets", "attached"}),

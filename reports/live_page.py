@@ -36,6 +36,22 @@ _HEALTH_TITLES: Final = {
     "hit_ratio": "Reads that found their key",
 }
 _CHARTED: Final = tuple(name for name in _HEALTH_TITLES if name != "max_memory")
+_OTHER_TITLES: Final = {
+    "blocked_clients": "Clients that wait in a command",
+    "expired_per_second": "Keys expired a second",
+    "headroom": "Free share of the memory limit",
+    "latency_max_ms": "Latency, highest",
+    "latency_p90_ms": "Latency, 90 of 100 below",
+    "lookups_per_second": "Reads a second",
+    "refused_writes_per_second": "Writes refused for lack of memory, a second",
+    "rejected_per_second": "Connections refused a second",
+    "restarts": "Restarts",
+    "rss_memory": "Memory that the process holds",
+    "unreachable_seconds": "Has not answered for",
+    "uptime_seconds": "Has run for",
+}
+_NO_LIMIT: Final = "max_memory"
+"""Its 0 means that there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +186,11 @@ def _health(report: RunReport, guard: GuardView) -> tuple[tuple[Chart, ...], tup
     spans = breach_spans(report.run.started_at, guard.breaches)
     rows = tuple(
         NumberRow(
-            _HEALTH_TITLES.get(number.series.name, number.series.name.replace("_", " ").capitalize()),
+            (_HEALTH_TITLES | _OTHER_TITLES).get(
+                number.series.name, number.series.name.replace("_", " ").capitalize()
+            ),
             number.series,
-            number.baseline,
+            None if number.series.name == _NO_LIMIT and not number.baseline else number.baseline,
         )
         for number in guard.numbers
     )

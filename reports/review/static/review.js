@@ -4,6 +4,17 @@
 const EVERY_MS = 1000;
 const live = document.querySelector("[data-progress]");
 
+// Whoever scrolls in a table, or is in it by keyboard, stays where they are.
+function replace(old, fresh) {
+  const before = [...old.querySelectorAll(".wide")].map((e) => [e.scrollLeft, e === document.activeElement]);
+  old.replaceWith(fresh);
+  fresh.querySelectorAll(".wide").forEach((element, place) => {
+    const [left, focused] = before[place] ?? [0, false];
+    element.scrollLeft = left;
+    if (focused) element.focus({ preventScroll: true });
+  });
+}
+
 async function renew() {
   try {
     const answer = await fetch(live.dataset.progress, { redirect: "manual", headers: { accept: "text/html" } });
@@ -14,7 +25,7 @@ async function renew() {
     if (answer.ok) {
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("progress");
       if (fresh) {
-        document.getElementById("progress").replaceWith(document.adoptNode(fresh));
+        replace(document.getElementById("progress"), document.adoptNode(fresh));
         if (fresh.dataset.moving === "no") {
           location.reload();
           return;
