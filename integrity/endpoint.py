@@ -282,13 +282,15 @@ class Endpoint:
         """Try a write that changes nothing (DEL of a key that no one has), in a cluster on every master.
 
         :raises ServerReadOnly: a read-only replica.
-        :raises PermissionRefused: the user may not write.
+        :raises PermissionRefused: the user may not write, or not list a cluster's slots.
         """
         if self.is_cluster:
             with ClusterConnection(self.target, name="greenfly:check") as connection:
                 cluster = connection.cluster()
                 for master in cluster.masters:
                     connection.command(b"DEL", _key_of(cluster, master))
+                # Asked for when everything is written and compared; better known before.
+                connection.command(b"SCAN", b"0", b"COUNT", b"1")
             return
         with self.connect("check") as connection:
             info = read_info(connection, b"replication")

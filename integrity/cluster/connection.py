@@ -16,10 +16,8 @@ from __future__ import annotations
 import socket
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Final
-
-import hiredis
 
 from integrity.cluster.commands import (
     ANYWHERE,
@@ -37,10 +35,11 @@ from integrity.cluster.nodes import Nodes, Place
 from integrity.cluster.routes import REDIRECTS, Routes, redirects
 from integrity.cluster.scan import NodeWalk
 from integrity.cluster.slots import key_slot
-from integrity.cluster.topology import Cluster, read_cluster
+from integrity.cluster.topology import Cluster, fullest, read_cluster
 from integrity.cluster.transaction import SlotTransactions
+from integrity.cluster.waiting import Asked, Computed, Said, commands_in, sort
 from integrity.cluster.walk import SlotWalk
-from integrity.errors import ProtocolError, Role, ServerError, ServerNotReady, ServerUnreachable
+from integrity.errors import ProtocolError, Role, ServerError, ServerFull, ServerNotReady, ServerUnreachable
 from integrity.info import merge_info
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, Target, argument, arguments_of, every, pack
@@ -58,37 +57,6 @@ _BEGAN_ELSEWHERE: Final = "WRONGTYPE the value has moved, and its cursor is anot
 """To whoever reads a value in pieces, it has changed meanwhile."""
 
 
-@dataclass(slots=True)
-class _Asked:
-    """Commands that were sent, each to one node."""
-
-    commands: list[Command]
-    places: list[Place]
-    only: Place | None
-    """The node, where it is one for all of them."""
-    number: int
-    """Grows with everything that is sent."""
-    about_keys: bool = True
-    join: Join | None = None
-    """Makes one reply of all."""
-    taken: int = 0
-    """How many replies were handed out."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """A command that is answered when its turn comes."""
-
-    command: Command
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """A command that nobody has to be asked about."""
-
-    reply: bytes
-
-
 class ClusterConnection(Connection):
     """Connections to all masters, as one.  Not thread-safe.
 
@@ -102,7 +70,7 @@ class ClusterConnection(Connection):
         self._nodes = Nodes(target, name, database)
         self._aside = Nodes(target, name, database)
         """For what is asked out of turn, while answers are on their way on the others."""
-        self._waiting: deque[_Asked | _Computed | _Said | SlotTransactions] = deque()
+        self._waiting: deque[Asked | Computed | Said | SlotTransactions] = deque()
         self._queued: list[Command] | None = None
         """The commands since MULTI."""
         self._known: dict[bytes, Place] = {}
@@ -154,7 +122,7 @@ class ClusterConnection(Connection):
 
     def _send(self, data: bytes) -> None:
         out: dict[Place, list[bytes]] = {}
-        commands = _commands(data)
+        commands = commands_in(data)
         start = position = 0
         for number, command in enumerate(commands):
             if command[0] in _SPECIAL or self._queued is not None:
@@ -177,11 +145,11 @@ class ClusterConnection(Connection):
         if asked.only is not None:
             out.setdefault(asked.only, []).append(data[position:end])
         else:
-            _sort(asked, out)
+            sort(asked, out)
         self._waiting.append(asked)
         return end
 
-    def _asked(self, commands: list[Command], join: Join | None = None) -> _Asked:
+    def _asked(self, commands: list[Command], join: Join | None = None) -> Asked:
         """Commands about one key each, with their nodes."""
         keys = keys_of(commands)
         known = self._known
@@ -196,7 +164,7 @@ class ClusterConnection(Connection):
             places = list(map(known.get, keys))
         found = [place for place in places if place is not None]
         self._sent += 1
-        return _Asked(commands, found, found[0] if len(set(found)) == 1 else None, self._sent, join=join)
+        return Asked(commands, found, found[0] if len(set(found)) == 1 else None, self._sent, join=join)
 
     def _send_special(self, command: Command, out: dict[Place, list[bytes]]) -> None:
         """A command that is more than one question to the owner of its key."""
@@ -205,7 +173,7 @@ class ClusterConnection(Connection):
             self._queue(command, out)
             return
         if name in _ABOUT_ALL:
-            self._waiting.append(_Computed(command))
+            self._waiting.append(Computed(command))
             return
         pieces = cut(command)
         if pieces is not None:
@@ -213,27 +181,27 @@ class ClusterConnection(Connection):
         elif name in EVERYWHERE:
             places = list(self._routes.masters)
             every_node = [command] * len(places)
-            asked = _Asked(every_node, places, None, self._sent, about_keys=False, join=EVERYWHERE[name])
+            asked = Asked(every_node, places, None, self._sent, about_keys=False, join=EVERYWHERE[name])
         elif name in ANYWHERE:
             place = self._routes.masters[0]
-            asked = _Asked([command], [place], place, self._sent, about_keys=False)
+            asked = Asked([command], [place], place, self._sent, about_keys=False)
         else:
             asked = self._asked([command])
         if asked.only is not None and pieces is not None and len(pieces.parts[0]) == 2:
             prefix = b"*2\r\n" + argument(pieces.parts[0][0])
             out.setdefault(asked.only, []).append(every(prefix, arguments_of(command[1:])))
         else:
-            _sort(asked, out)
+            sort(asked, out)
         self._waiting.append(asked)
 
     def _queue(self, command: Command, out: dict[Place, list[bytes]]) -> None:
         if command[0] == b"MULTI":
             self._queued = []
-            self._waiting.append(_Said(b"OK"))
+            self._waiting.append(Said(b"OK"))
             return
         if command[0] != b"EXEC" and self._queued is not None:
             self._queued.append(command)
-            self._waiting.append(_Said(b"QUEUED"))
+            self._waiting.append(Said(b"QUEUED"))
             return
         transactions = SlotTransactions(self._queued or [], self._routes, self._aside)
         self._queued = None
@@ -255,27 +223,27 @@ class ClusterConnection(Connection):
         replies: list[Reply] = []
         while len(replies) < count:
             entry = self._waiting[0]
-            if isinstance(entry, _Asked) and entry.join is None:
+            if isinstance(entry, Asked) and entry.join is None:
                 end = min(len(entry.commands), entry.taken + count - len(replies))
                 replies += self._take(entry, end)
                 if end < len(entry.commands):
                     continue
-            elif isinstance(entry, _Asked) and entry.join is not None:
+            elif isinstance(entry, Asked) and entry.join is not None:
                 replies.append(entry.join(self._take(entry, len(entry.commands))))
-            elif isinstance(entry, _Computed):
+            elif isinstance(entry, Computed):
                 replies.append(self._compute(entry.command))
             elif isinstance(entry, SlotTransactions):
                 counts = Counter(place for place, _ in entry.parts)
                 arrived = {place: iter(self._nodes(place).receive_many(n)) for place, n in counts.items()}
                 replies.append(entry.join(lambda place, arrived=arrived: next(arrived[place])))  # type: ignore[misc]
-            elif isinstance(entry, _Said):
+            elif isinstance(entry, Said):
                 replies.append(entry.reply)
             self._waiting.popleft()
         if not self._waiting:
             self._late.clear()
         return replies
 
-    def _take(self, asked: _Asked, end: int) -> list[Reply]:
+    def _take(self, asked: Asked, end: int) -> list[Reply]:
         """Replies up to the command *end*; where a key has moved, what its node answers."""
         start, asked.taken = asked.taken, end
         replies: list[Reply]
@@ -296,7 +264,7 @@ class ClusterConnection(Connection):
                     replies[number] = self._do_in_order(asked, start + number, reply)
         return replies
 
-    def _piece(self, asked: _Asked, reply: Reply) -> Reply:
+    def _piece(self, asked: Asked, reply: Reply) -> Reply:
         """A part of a value; an error where its cursor came from another node."""
         key, cursor = asked.commands[0][1:3]
         place: Place | None = asked.places[0]
@@ -310,7 +278,7 @@ class ClusterConnection(Connection):
         self._scans[key] = place
         return reply
 
-    def _ask_again(self, asked: _Asked, number: int, reply: ErrorReply) -> Reply:
+    def _ask_again(self, asked: Asked, number: int, reply: ErrorReply) -> Reply:
         command = asked.commands[number]
         key = keys_of([command])[0]
         slot = key_slot(key)
@@ -320,7 +288,7 @@ class ClusterConnection(Connection):
         self._late.note(command, self._sent)
         return answer
 
-    def _do_in_order(self, asked: _Asked, number: int, reply: Reply) -> Reply:
+    def _do_in_order(self, asked: Asked, number: int, reply: Reply) -> Reply:
         """A command once more that was answered before a write was done which it was to follow.
 
         :raises ServerUnreachable: it was executed, and may not be twice.
@@ -380,7 +348,7 @@ class ClusterConnection(Connection):
         asked = self._asked([[b"TYPE", name] for name in names])
         arrived: dict[Place, Iterator[Reply]] = {}
         out: dict[Place, list[bytes]] = {}
-        _sort(asked, out)
+        sort(asked, out)
         for place, parts in out.items():
             connection = self._aside(place)
             connection.send(b"".join(parts))
@@ -403,24 +371,9 @@ class ClusterConnection(Connection):
                 f"{doing}: no node serves a key ({text}).",
                 "Wait until its failover has ended, or look at it with redis-cli --cluster check.",
             )
-        return super().error_for(reply, doing)
-
-
-def _sort(asked: _Asked, out: dict[Place, list[bytes]]) -> None:
-    """Put each command among those for its node."""
-    for place, command in zip(asked.places, asked.commands, strict=True):
-        out.setdefault(place, []).append(pack(*command))
-
-
-def _commands(data: bytes) -> list[Command]:
-    """The commands in packed bytes; the C parser of replies does it, because commands have the same form."""
-    reader = hiredis.Reader(notEnoughData=_END)
-    reader.feed(data)
-    return list(iter(reader.gets, _END))
-
-
-class _End:
-    """The type of the marker that hiredis hands back at the end."""
-
-
-_END: Final = _End()
+        error = super().error_for(reply, doing)
+        if isinstance(error, ServerFull):
+            with suppress(ServerError):
+                text += f"; {fullest(self.cluster())}"
+            return ServerFull(self.role, self.where, f"is out of memory at {doing} ({text}).", error.remedy)
+        return error

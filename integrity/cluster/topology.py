@@ -16,7 +16,7 @@ from typing import Final
 from integrity.cluster.nodes import Nodes, Place, seeds
 from integrity.cluster.slots import SLOTS, slots_text
 from integrity.errors import Refused, ServerError, ServerNotReady, ServerUnreachable
-from integrity.info import parse_info
+from integrity.info import number, parse_info
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Connection, pack
 
@@ -75,6 +75,15 @@ class Cluster:
         if self.is_dragonfly:
             text += "".join(f";{master.node_id}={slots_text(master.slots)}" for master in self.masters)
         return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+def fullest(cluster: Cluster) -> str:
+    """Which master is closest to its limit, in words; a cluster is full as soon as one of them is."""
+    limits = [
+        (m, number(m.info.get("used_memory")), number(m.info.get("maxmemory"))) for m in cluster.masters
+    ]
+    master, used, limit = max(limits, key=lambda each: each[1] / each[2] if each[2] else 0.0)
+    return f"master {master.place} uses {used:,} of {limit:,} bytes"
 
 
 @dataclass(frozen=True, slots=True)

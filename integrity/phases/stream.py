@@ -85,7 +85,11 @@ class StreamPhase:
                     on_part=on_part,
                 )
                 try:
-                    cpu = runner.run(self._jobs(servers)).cpu_seconds
+                    jobs = self._jobs(servers)
+                    if jobs:
+                        cpu = runner.run(jobs).cpu_seconds
+                    else:
+                        on_part(Part())  # A resumed run had copied everything, or slots merely moved.
                     if runner.lost:
                         now = replace(servers, target_identity=servers.target.identify())
                         remove_leftovers_of_killed_runs(self._ledger, now, [self._handle.id])
@@ -99,7 +103,7 @@ class StreamPhase:
                         raise
                     servers = self._begin_again(servers, totals)
                 finally:
-                    detail["throttle"] = runner.throttle
+                    detail["throttle"] = runner.throttle or detail.get("throttle", {})
         finally:
             # Also for a copy that broke off: the ledger tells what reached the target.
             detail.update(meter.finish() | _figures(totals))

@@ -100,6 +100,7 @@ def test_between_clusters_only_the_dead_masters_slots_are_written_again(
         assert differences(blue, green) == []
 
 
+@deep
 def test_a_master_of_the_target_that_dies_while_changes_are_followed_leaves_nothing_behind(
     greenfly: Greenfly, blue: Store, green: RedisCluster
 ) -> None:
@@ -139,6 +140,7 @@ def test_one_full_master_breaks_the_copy_off_and_it_goes_on_when_there_is_room(
     finally:
         full("CONFIG", "SET", "maxmemory", "0")
     assert broken.exit_code == 25, broken.stderr
+    assert str(full.port) in str(broken.at("error", "problem")), "it is said which one is full"
 
     run = migrate(greenfly, blue.url, green.url, "--resume")
 

@@ -16,9 +16,9 @@ from tests.runs import detail, findings, migrate, verify
 from tests.servers import Store
 
 pytestmark = pytest.mark.dragonfly
-KEYS = 1500
+KEYS = 600
 PASSED = {"PASS", "PASS WITH EXCEPTIONS"}
-PACE = ("--keys-per-second", "1000")
+PACE = ("--keys-per-second", "500")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,7 @@ def test_slots_that_move_between_dragonflies_void_what_was_listed(
     assert differences(green, green_redis.url) == []
 
 
+@deep
 def test_slots_that_move_while_a_copy_writes_to_them_lose_nothing(
     greenfly: Greenfly, blue: Store, green: DragonflyCluster
 ) -> None:
@@ -129,7 +130,7 @@ def test_slots_that_move_while_a_copy_writes_to_them_lose_nothing(
         green,
         KEYS // 2,
         lambda: green.move_slots(last - 3000, last),
-        lambda: migrate(greenfly, blue.url, green.url, "--keys-per-second", "1500"),
+        lambda: migrate(greenfly, blue.url, green.url, "--keys-per-second", "600"),
     )
 
     assert run.at("verdict") == "PASS", run.stderr
