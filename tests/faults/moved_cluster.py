@@ -268,6 +268,11 @@ class MovedCluster:
             lambda: (self.live.board() or {}).get("direction") == direction, f"followed {direction}", 15.0
         )
 
+    def proven_at(self) -> object:
+        """When both sides were last proven equal, with no gap since; none where there was one."""
+        board = self.live.board() or {}
+        return board.get("clean_since") if board.get("gap") is None else None
+
     def wait_until_ended(self, seconds: float = 25.0) -> None:
         """Until no operation is under way."""
         running = "SELECT 1 FROM run WHERE kind IN ('cutover', 'rollback') AND state = 'running'"
