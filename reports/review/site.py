@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from integrity.errors import ConfigurationError, GreenflyError, LedgerError, Refused, ServerError
 from integrity.ledger import Ledger
+from integrity.ledger.audit import ChainState
 from integrity.ledger.models import FindingClass, FindingState, Run
 from integrity.ledger.review_models import Role
 from integrity.ledger.reviews import Separate
@@ -29,6 +30,7 @@ from reports import display
 from reports.facts import masked_text
 from reports.html import event_time
 from reports.review.actions import Actions
+from reports.review.chain import ChainWatch
 from reports.review.keys import key_view
 from reports.review.sessions import Attempts, Session, Sessions
 
@@ -72,6 +74,7 @@ class Site:
         self.cookie = cookie
         self.sessions = Sessions(self.settings.session_minutes * 60)
         self.attempts = Attempts(self.settings.sign_in_attempts)
+        self.chain = ChainWatch(ledger.engine)
         self._lock = Lock()
         self._counts: dict[str, tuple[float, Mapping[tuple[FindingClass, FindingState], int]]] = {}
 
@@ -161,12 +164,21 @@ class Page:
                 csrf=self.person.session.csrf if self.person is not None else "",
                 said=said,
                 not_done=not_done,
+                broken=self._broken_chain(),
                 now=datetime.now(UTC),
                 version=__version__,
                 **values,
             )
         )
         return HTMLResponse(text, status)
+
+    def _broken_chain(self) -> ChainState | None:
+        if self.person is None:
+            return None
+        try:
+            return self.site.chain.broken()
+        except LedgerError:
+            return None  # This page may be the one that tells what is wrong with the ledger.
 
     def fragment(self, template: str, **values: object) -> Response:
         """A part of a page as HTML."""

@@ -29,6 +29,7 @@ from integrity.ledger.store import NewFinding
 from integrity.ledger.tokens import add_token, read_tokens, revoke_token
 from integrity.settings import Settings, load_settings
 from reports.review import Actions, RollbackRequest, build_app
+from reports.review.chain import ChainWatch
 from tests.servers import Store
 
 HOSTILE: Final = b"<script>alert(1)</script>'\"&\xff\xfe\x00\r\n\x1b[31m\xe2\x80\xae"
@@ -446,3 +447,29 @@ def test_a_schema_that_changes_under_the_page_is_told(served: Served) -> None:
             connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         answer = client.get("/")
     assert (answer.status_code, "9999" in answer.text) == (503, True)
+
+
+def test_a_tampered_event_is_told_on_every_page_and_in_the_report(
+    serve: Callable[..., Served], served: Served
+) -> None:
+    run = record(served.ledger, served.settings, [])
+    seconds = [0.0]
+    watch = ChainWatch(served.ledger.engine, lambda: seconds[0])
+    assert watch.broken() is None
+    with served.browser("vera", Role.VIEWER) as client:
+        assert "tampered" not in client.get("/").text
+    event = served.ledger.events(run)[0].sequence
+    with writing(served.ledger.engine) as connection:
+        connection.execute(text("UPDATE event SET payload = '{}' WHERE sequence = :s").bindparams(s=event))
+
+    # The page of before looks again after a minute; one that is started now, at once.
+    assert watch.broken() is None
+    seconds[0] = 61.0
+    found = watch.broken()
+    assert found is not None
+    assert found.broken_at == event
+    with serve().browser("ada", Role.VIEWER) as client:
+        for address in ("/", f"/runs/{run}", "/waivers"):
+            assert f"broken at event {event} " in visible(client.get(address).text)
+        report = visible(client.get(f"/runs/{run}/report").text)
+    assert "its content was changed" in report
