@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Engine, insert, select, update
+from xxhash import xxh3_128_digest
 
 from integrity.errors import ConfigurationError, Refused
 from integrity.glob import PatternError, compile_patterns
@@ -27,6 +28,8 @@ UNWAIVABLE: Final = frozenset({FindingClass.UNREADABLE, FindingClass.AT_RISK, Fi
 """Classes that say that nothing is known about a key, and the one that a rule of the run excepts already."""
 MAX_REASON: Final = 4_000
 """Characters."""
+_KEY_BYTES_TOLD: Final = 4_096
+"""Of a longer key; the ledger itself holds all of it."""
 _MOST_BEFORE: Final = 1_000
 """What holds for waivers of a version that named no number."""
 
@@ -73,14 +76,16 @@ class FindingWaiverRecord:
         return "in force" if self.in_force(now) else "expired"
 
     def to_dict(self, now: datetime) -> dict[str, object]:
-        """Plain JSON values; a key as hexadecimal digits."""
+        """Plain JSON values; a key as hexadecimal digits, of a long one its beginning and the digest."""
         return {
             "id": self.id,
             "source": self.source,
             "target": self.target,
             "class": self.finding_class.value,
             "database": self.database,
-            "key_hex": self.key.hex() if self.key is not None else None,
+            "key_hex": self.key[:_KEY_BYTES_TOLD].hex() if self.key is not None else None,
+            "key_bytes": len(self.key) if self.key is not None else None,
+            "key_digest": xxh3_128_digest(self.key).hex() if self.key is not None else None,
             "pattern": self.pattern,
             "at_most": self.most,
             "why": self.why,

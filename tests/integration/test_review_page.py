@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 import httpx
 import pytest
 import uvicorn
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from greenfly.demo.process import free_port
 from greenfly.review_actions import actions_of
@@ -24,7 +25,7 @@ from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.database import writing
 from integrity.ledger.models import FindingClass, FindingState, PhaseName, RunKind, RunState, Verdict
 from integrity.ledger.opening import open_as_it_is
-from integrity.ledger.review_models import Role
+from integrity.ledger.review_models import ReviewToken, Role
 from integrity.ledger.store import NewFinding
 from integrity.ledger.tokens import add_token, read_tokens, revoke_token
 from integrity.settings import Settings, load_settings
@@ -169,6 +170,15 @@ def test_a_revoked_token_ends_its_sessions(served: Served) -> None:
         assert client.get("/").status_code == 200
         revoke_token(served.ledger.engine, read_tokens(served.ledger.engine)[0].id, "ada")
         assert client.get("/").status_code == 303
+
+
+def test_a_token_that_expires_ends_its_sessions(served: Served) -> None:
+    with served.browser("vera", Role.VIEWER) as client:
+        assert client.get("/").status_code == 200
+        with writing(served.ledger.engine) as connection:
+            connection.execute(update(ReviewToken).values(expires_at=datetime.now(UTC)))
+        assert client.get("/").status_code == 303
+        assert client.get("/").headers["location"] == "/sign-in"
 
 
 def test_signing_out_ends_the_session(served: Served) -> None:

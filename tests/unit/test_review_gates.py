@@ -212,3 +212,12 @@ def test_the_record_of_a_waiver_names_a_key_of_any_bytes(ledger: Ledger, setting
     waive(ledger, run, Subject(FindingClass.VALUE, 0, key=b"\xff\x00<b>"))
     payload = json.loads(ledger.events(run)[-1].payload)
     assert bytes.fromhex(payload["key_hex"]) == b"\xff\x00<b>"
+
+
+def test_the_record_of_a_waiver_of_a_huge_key_stays_small(ledger: Ledger, settings: Settings) -> None:
+    run = started(ledger, settings)
+    waiver = waive(ledger, run, Subject(FindingClass.VALUE, 0, key=b"k" * 10_000_000))
+    event = ledger.events(run)[-1]
+    assert len(event.payload) < 20_000
+    assert json.loads(event.payload)["key_bytes"] == 10_000_000
+    assert read_finding_waivers(ledger.engine)[0].key == waiver.key
