@@ -482,6 +482,7 @@ class Run:
                 endpoints=[source],
                 run=self.handle,
                 progress=self._progress,
+                on_held=self.handle.telling_of(PhaseName.SNAPSHOT),
             ) as pace:
                 taken = take_snapshot(
                     self.settings,

@@ -58,6 +58,7 @@ class FileLoad:
             endpoints=[subject.target],
             run=run.handle,
             progress=subject.progress,
+            on_held=run.handle.telling_of(PhaseName.STREAM),
         ) as pace:
             restorer = Restorer(
                 subject.artifact,

@@ -40,6 +40,7 @@ def verify_file(subject: Subject, selection: Selection, detail: dict[str, object
             endpoints=[subject.target],
             run=run.handle,
             progress=subject.progress,
+            on_held=run.handle.telling_of(PhaseName.VERIFY),
         ) as pace,
     ):
         meter = Meter(run.handle, PhaseName.VERIFY, subject.progress)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic, sleep
 
-from sqlalchemy import Connection, Engine, delete, insert, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from integrity.errors import RunTakenOver
 from integrity.ledger import audit
@@ -124,6 +124,22 @@ class RunHandle:
                     )
                 )
             audit.append(connection, self.id, operator_name(), "phase.started", {"phase": name.value})
+
+    @repeated
+    def phase_told(self, name: PhaseName, facts: Mapping[str, object]) -> None:
+        """Record what a phase that goes on has to tell by now; what it tells at its end takes its place.
+
+        :raises RunTakenOver: another process took the run over.
+        """
+        own = (Phase.run_id == self.id, Phase.name == name, Phase.state == PhaseState.RUNNING)
+        with adding(self.engine) as connection:
+            before = connection.execute(select(Phase.detail).where(*own)).scalar_one_or_none()
+            connection.execute(update(Phase).where(*own).values(detail=dict(before or {}) | dict(facts)))
+            self._renew(connection)
+
+    def telling_of(self, name: PhaseName) -> Callable[[Mapping[str, object]], None]:
+        """Takes what holds a phase back, while it goes on."""
+        return lambda throttle: self.phase_told(name, {"throttle": dict(throttle)})
 
     @repeated
     def phase_ended(

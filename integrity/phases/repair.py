@@ -101,6 +101,7 @@ class RepairPhase:
                     endpoints=endpoints,
                     run=self._handle,
                     progress=self._progress,
+                    on_held=self._handle.telling_of(PhaseName.REPAIR),
                 ) as pace,
                 KeyWriter(self._settings, self._handle, servers, planner) as writer,
             ):

@@ -26,12 +26,13 @@ from integrity.ledger.store import CheckpointState
 from integrity.phases.work import Part, RangeJob, RangeWorker, WorkContext
 from integrity.progress import Progress
 from integrity.ranges.crew import Crew, present_crew
-from integrity.ranges.owner import SharedRanges
+from integrity.ranges.owner import SharedRanges, phase_of
 from integrity.transfer.throttle import Throttle
 
 _DEATHS: Final = 3
 """How many workers may die before the run breaks off."""
 _PART_SECONDS: Final = 1.0
+_HELD_SECONDS: Final = 1.5
 _STOP_SECONDS: Final = 5.0
 
 
@@ -55,6 +56,13 @@ class SoFar:
     """What the job in hand has come to."""
 
     part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What held the worker back by now."""
+
+    throttle: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +133,8 @@ class JobRunner:
 
     def _run_here(self, jobs: Sequence[RangeJob]) -> None:
         context = replace(self._context, workers=1)
-        with _throttle(context, self._handle, self._progress) as pace:
+        tell = self._handle.telling_of(phase_of(jobs))
+        with _throttle(context, self._handle, self._progress, on_held=tell) as pace:
             worker = RangeWorker(
                 context,
                 self._ledger,
@@ -174,7 +183,12 @@ class JobRunner:
 
 
 def _throttle(
-    context: WorkContext, handle: RunHandle, progress: Progress, on_wait: Callable[[], None] = lambda: None
+    context: WorkContext,
+    handle: RunHandle,
+    progress: Progress,
+    *,
+    on_held: Callable[[dict[str, object]], None],
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Throttle:
     return Throttle(
         context.settings.throttle,
@@ -184,6 +198,7 @@ def _throttle(
         progress=progress,
         workers=context.workers,
         on_wait=on_wait,
+        on_held=on_held,
     )
 
 
@@ -211,11 +226,14 @@ class _Pool:
 
     def __init__(self, runner: JobRunner, jobs: Sequence[RangeJob]) -> None:
         self._runner = runner
+        self._tell = runner._handle.telling_of(phase_of(jobs))
         self._jobs = deque(jobs)
         self._workers: dict[int, _Worker] = {}
         self._next_number = 0
         self._deaths = 0
-        self._summaries: list[dict[str, object]] = []
+        self._summaries: dict[int, dict[str, object]] = {}
+        """By worker; of those that are at work, what they told last."""
+        self._held_told = monotonic()
         self._said = ""
 
     def run(self) -> None:
@@ -236,7 +254,10 @@ class _Pool:
             raise
         finally:
             self._stop()
-            runner.throttle = {"workers": self._summaries}
+            runner.throttle = self._throttle()
+
+    def _throttle(self) -> dict[str, object]:
+        return {"workers": [summary for _, summary in sorted(self._summaries.items())]}
 
     def _start(self) -> None:
         ours, theirs = multiprocessing.Pipe()
@@ -274,11 +295,16 @@ class _Pool:
                 self._said = text
             case SoFar(part):
                 worker.part = part
+            case Held(throttle):
+                self._summaries[worker.number] = throttle
+                if monotonic() - self._held_told >= _HELD_SECONDS:
+                    self._held_told = monotonic()
+                    self._tell(self._throttle())
             case Done(part):
                 runner._whole.merge(part)
                 self._deal(worker)
             case Ended(throttle):
-                self._summaries.append(throttle)
+                self._summaries[worker.number] = throttle
                 worker.process.join(_STOP_SECONDS)
                 worker.pipe.close()
                 del self._workers[worker.number]
@@ -381,7 +407,13 @@ def _work(context: WorkContext, number: int, pipe: Pipe, ledger: Ledger) -> None
             pipe.send(SoFar(worker.part))
 
     # A worker that is paused must see that its parent is gone, too.
-    with _throttle(context, handle, progress, lambda: pipe.send(Tick(0, 0))) as pace:
+    with _throttle(
+        context,
+        handle,
+        progress,
+        on_held=lambda throttle: pipe.send(Held(throttle)),
+        on_wait=lambda: pipe.send(Tick(0, 0)),
+    ) as pace:
         worker = RangeWorker(context, ledger, handle, pace, progress, number=number, on_progress=advance)
         while True:
             job: RangeJob | None = pipe.recv()

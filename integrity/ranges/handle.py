@@ -73,6 +73,8 @@ class WorkerHandle(RunHandle):
         self._row: int | None = None
         self._before = part_from_dict(claim.before) if claim.before is not None else None
         self.done = Done()
+        self.throttle: Mapping[str, object] = {}
+        """What held this worker back by now, where something did."""
         own = select(RangeLease.id).where(claim.mine).exists()
         self._move = (
             update(Checkpoint)
@@ -104,7 +106,9 @@ class WorkerHandle(RunHandle):
         :raises RangeLost: the range was taken away, or nobody owns the run.
         """
         if monotonic() - self._beaten >= self._beat_seconds:
-            self._beat({})
+            # A comparison begins again with whoever takes it over: nothing of it counts, and this is told alone.
+            held = self._held() if self._claim.job.kind != "copy" else {}
+            self._beat({"part": held} if held else {})
 
     def checkpoint(self, phase: PhaseName, source_run_id: str, state: CheckpointState) -> None:
         """Move the range forward.
@@ -126,7 +130,7 @@ class WorkerHandle(RunHandle):
             raise RangeLost(self._claim)
         if monotonic() - self._beaten >= self._beat_seconds:
             # Told here and nowhere else, it is what the checkpoint says: whoever goes on counts no page twice.
-            self._beat({"part": self.so_far()})
+            self._beat({"part": self.so_far() | self._held()})
 
     @repeated
     def _first(self, phase: PhaseName, state: CheckpointState, values: Mapping[str, object]) -> int:
@@ -157,6 +161,13 @@ class WorkerHandle(RunHandle):
         if inserted is None:
             raise LedgerError("The ledger's database did not number a new row.", "Use SQLite or PostgreSQL.")
         return int(inserted[0])
+
+    def _held(self) -> dict[str, object]:
+        return {"throttle": dict(self.throttle)} if self.throttle else {}
+
+    def held_back(self, throttle: Mapping[str, object]) -> None:
+        """Remember it, to be told with the next sign of life."""
+        self.throttle = throttle
 
     def _beat(self, more: Mapping[str, object]) -> None:
         began = monotonic()

@@ -6,7 +6,7 @@ is given to another one: a copy goes on behind its checkpoint, a comparison begi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, sleep
 from typing import Final
@@ -31,6 +31,7 @@ from integrity.ranges.plain import error_from_dict, part_from_dict, throttle_of_
 
 _LOOK_SECONDS: Final = 0.25
 _TELL_SECONDS: Final = 1.0
+_HELD_SECONDS: Final = 1.5
 _DEATHS: Final = 3
 """How many workers one range may cost before the run breaks off: it may be the range that kills them."""
 _STOP_SECONDS: Final = 5.0
@@ -53,6 +54,11 @@ class _Watched:
     """Attempts that are on their way."""
     deaths: int = 0
     done: bool = False
+
+
+def phase_of(jobs: Sequence[RangeJob]) -> PhaseName:
+    """The phase that these jobs are of."""
+    return PhaseName.STREAM if jobs[0].kind == "copy" else PhaseName.VERIFY
 
 
 class SharedRanges:
@@ -80,7 +86,8 @@ class SharedRanges:
         self._jobs = jobs
         self._whole = whole
         self._advance = advance
-        self._phase = PhaseName.STREAM if jobs[0].kind == "copy" else PhaseName.VERIFY
+        self._phase = phase_of(jobs)
+        self._tell = handle.telling_of(self._phase)
         self._watched = [_Watched() for _ in jobs]
         self._looked = monotonic()
         self._told = 0.0
@@ -90,11 +97,20 @@ class SharedRanges:
         self.lost = 0
         """How many workers were taken a range away from."""
         self._throttles: dict[str, list[dict[str, object]]] = {}
+        """By worker process, of its ranges that are done."""
+        self._held: dict[int, tuple[str, Mapping[str, object]]] = {}
+        """By range in hand: the worker process, and what held it back there by now."""
+        self._held_told = monotonic()
 
     @property
     def throttle(self) -> dict[str, object]:
         """What held the workers back, one by one."""
-        return {"workers": [throttle_of_worker(told) for _, told in sorted(self._throttles.items())]}
+        told: dict[str, list[Mapping[str, object]]] = {
+            name: [*all_] for name, all_ in self._throttles.items()
+        }
+        for process, throttle in self._held.values():
+            told.setdefault(process, []).append(throttle)
+        return {"workers": [throttle_of_worker(summaries) for _, summaries in sorted(told.items())]}
 
     def run(self, crew: Crew) -> None:
         """Return when all ranges are done.
@@ -150,6 +166,7 @@ class SharedRanges:
         for view in finished:
             part = dict(told[view.id])
             throttle = part.pop("throttle", None)
+            self._held.pop(view.number, None)
             self._whole.merge(part_from_dict(part))
             mine = self._throttles.setdefault(view.process, [])
             mine.append(throttle if isinstance(throttle, dict) else {})
@@ -161,7 +178,18 @@ class SharedRanges:
         """What the ranges that are not done have come to, as far as it is told."""
         undone = [view.id for view in views if not self._watched[view.number].done and view.attempt]
         told = board.parts(self._engine, undone) if undone else {}
-        return [part_from_dict(part) for part in told.values()]
+        parts: list[Part] = []
+        for view in views:
+            part = dict(told.get(view.id, {}))
+            throttle = part.pop("throttle", None)
+            if isinstance(throttle, dict) and throttle:
+                self._held[view.number] = (view.process, throttle)
+            if part:
+                parts.append(part_from_dict(part))
+        if self._held and monotonic() - self._held_told >= _HELD_SECONDS:
+            self._held_told = monotonic()
+            self._tell(self.throttle)
+        return parts
 
     def _take_over(self, views: Sequence[RangeView], passed: float, tasks: Tasks) -> None:
         """Take ranges away from workers that show no life any longer."""

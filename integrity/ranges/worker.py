@@ -132,6 +132,7 @@ class _Holder:
             run=self._handle,
             progress=self._progress,
             workers=self._claim.sharers,
+            on_held=self._handle.held_back,
         ) as self._throttle:
             self._worker = RangeWorker(
                 context,

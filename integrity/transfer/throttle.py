@@ -26,6 +26,7 @@ _ASK_SECONDS: Final = 0.5
 _JUDGE_SECONDS: Final = 0.3
 """Between two judgements of the latency: three samples of it."""
 _SAY_SECONDS: Final = 60.0
+_TELL_SECONDS: Final = 2.0
 _QUIET_SECONDS: Final = 1.0
 _SWITCH_INTERVAL: Final = 0.001
 """Seconds a thread may keep the interpreter from the probes; Python's own default adds up to 15 ms to what they see."""
@@ -53,6 +54,7 @@ class Throttle:
     :param run: whose control row is obeyed; None for work that belongs to no run.
     :param workers: how many processes share the caps; each takes its part.
     :param on_wait: called about five times a second while it waits; what it raises ends the waiting.
+    :param on_held: told every two seconds what held it back by now (see :meth:`summary`), where something did since.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Throttle:
         progress: Progress,
         workers: int = 1,
         on_wait: Callable[[], None] = lambda: None,
+        on_held: Callable[[dict[str, object]], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._run = run
         self._progress = progress
         self._workers = workers
         self._on_wait = on_wait
+        self._on_held = on_held
         self._size = BatchSize(batch_keys)
         self._probes = [LatencyProbe(endpoint) for endpoint in endpoints] if settings.enabled else []
         self._control = ControlState()
@@ -78,6 +82,8 @@ class Throttle:
         self._key_bytes = 0.0
         """Bytes of a key, smoothed over pages."""
         self._asked_at = self._judged_at = self._said_at = float("-inf")
+        self._told_at = monotonic()
+        self._told = (0.0, 0)
         self._seconds: dict[str, float] = {}
         self._late: dict[str, int] = {}
         self._latest = "server"
@@ -132,6 +138,7 @@ class Throttle:
             # One big value can take longer than a lease, and nothing is checkpointed meanwhile.
             self._run.renew_lease()
         self._judge()
+        self._tell()
         if keys:
             self._key_bytes += (size / keys - self._key_bytes) * (0.2 if self._key_bytes else 1.0)
         self._hold("paused", lambda: _STEP_SECONDS if self._control.paused else 0.0)
@@ -182,15 +189,27 @@ class Throttle:
             self._ask()
             if self._run is not None:
                 self._run.renew_lease()
+            begun = self._count(reason, begun)
+            self._tell()
             if reason != "paused" and self._control.paused:
-                self._count(reason, begun)
                 self._hold("paused", lambda: _STEP_SECONDS if self._control.paused else 0.0)
                 begun = monotonic()
             seconds = left()
-        self._count(reason, begun)
 
-    def _count(self, reason: str, begun: float) -> None:
-        self._seconds[reason] = self._seconds.get(reason, 0.0) + monotonic() - begun
+    def _count(self, reason: str, begun: float) -> float:
+        """Count the time since *begun*; gives the moment up to which it is counted."""
+        now = monotonic()
+        self._seconds[reason] = self._seconds.get(reason, 0.0) + now - begun
+        return now
+
+    def _tell(self) -> None:
+        now = monotonic()
+        if now - self._told_at < _TELL_SECONDS:
+            return
+        self._told_at = now
+        before, self._told = self._told, (sum(self._seconds.values()), sum(self._late.values()))
+        if self._told != before:
+            self._on_held(self.summary())
 
     # -- operators ----------------------------------------------------------------------------------------------
 

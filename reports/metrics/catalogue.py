@@ -112,11 +112,11 @@ PHASE_ATTEMPTS = _metric(
     merge="max",
 )
 THROTTLE_WAIT = _metric(
-    "throttle_wait_seconds", "How long the phase was held back, once it has ended.", "kind", "phase", "reason"
+    "throttle_wait_seconds", "How long the phase was held back so far.", "kind", "phase", "reason"
 )
 THROTTLE_LATE = _metric(
     "throttle_late_answers",
-    "How often a server answered too late, once the phase has ended.",
+    "How often a server answered too late so far.",
     "kind",
     "phase",
     "side",

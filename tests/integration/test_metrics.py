@@ -105,6 +105,13 @@ def test_a_run_is_seen_to_move_by_an_exporter_beside_it(
     wait_for(moved, "the stream phase moves")
     assert len(seen) > 1
     assert seen[0] < seen[1] <= KEYS
+
+    def held() -> bool:
+        why = {"kind": "migrate", "phase": "stream", "reason": "cap on keys"}
+        return bool(value(scrape(url), "greenfly_throttle_wait_seconds", **why))
+
+    wait_for(held, "what holds it back")
+    assert running.poll() is None
     assert value(scrape(url), "greenfly_run_keys_per_second_limit", kind="migrate") == 2000
     assert running.wait(60) == 0
 

@@ -139,6 +139,23 @@ def test_the_live_run_is_told_of_and_not_the_one_before(ledger: Ledger, settings
     assert sheet.value(c.BYTES_LIMIT, "migrate") is None
 
 
+def test_why_a_live_run_waits_is_told_while_it_does(ledger: Ledger, settings: Settings) -> None:
+    live = ledger.start_run(RunKind.MIGRATE, settings)
+    live.phase_started(PhaseName.STREAM, 1000)
+    held = {"waited_seconds": {"latency of the target": 2.5, "cap on keys": 1.0}, "late": {"target": 3}}
+
+    live.telling_of(PhaseName.STREAM)({"workers": [held, held]})
+    live.phase_told(PhaseName.STREAM, {"more": 1})
+
+    sheet = told(settings)
+    assert sheet.value(c.THROTTLE_WAIT, "migrate", "stream", "latency of the target") == 5
+    assert sheet.value(c.THROTTLE_WAIT, "migrate", "stream", "cap on keys") == 2
+    assert sheet.value(c.THROTTLE_LATE, "migrate", "stream", "target") == 6
+    live.phase_ended(PhaseName.STREAM, PhaseState.DONE, detail={"throttle": held})
+    live.telling_of(PhaseName.STREAM)({"workers": [held, held]})
+    assert told(settings).value(c.THROTTLE_WAIT, "migrate", "stream", "cap on keys") == 1
+
+
 def test_two_live_runs_of_a_kind_are_added_up(ledger: Ledger, settings: Settings) -> None:
     for keys in (10, 32):
         run = ledger.start_run(RunKind.MIGRATE, settings)

@@ -271,6 +271,27 @@ def test_a_paused_run_waits_keeps_its_lease_and_says_so_once() -> None:
     assert live.renewed >= 3
 
 
+def test_what_holds_a_run_back_is_told_while_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("integrity.transfer.throttle._TELL_SECONDS", 0.25)
+    live, told = Live(ControlState(paused=True)), list[dict[str, object]]()
+
+    def tell(summary: dict[str, object]) -> None:
+        told.append(summary)
+        live.state = ControlState(paused=len(told) < 2)
+
+    with Throttle(ThrottleSettings(), 1000, endpoints=[], run=live, progress=Said(), on_held=tell) as pace:
+        pace.admit(1, 1)
+        begun = monotonic()
+        while monotonic() - begun < 0.6:
+            pace.admit(1, 1)
+
+    # Twice while it was paused, and once the rest; where nothing holds it back, nothing is told.
+    assert 2 <= len(told) <= 3
+    waited = [summary["waited_seconds"] for summary in told]
+    assert all(isinstance(reasons_, dict) and reasons_.keys() == {"paused"} for reasons_ in waited)
+    assert waited[0] != waited[1]
+
+
 def test_a_run_that_waits_for_a_cap_can_be_paused() -> None:
     live = Live(ControlState(keys_per_second=10))
     with throttle(live) as pace:
