@@ -23,6 +23,7 @@ from greenfly.review_actions import actions_of
 from integrity.errors import LedgerError
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.database import writing
+from integrity.ledger.finding_waivers import read_finding_waivers
 from integrity.ledger.models import FindingClass, FindingState, PhaseName, RunKind, RunState, Verdict
 from integrity.ledger.opening import open_as_it_is
 from integrity.ledger.review_models import ReviewToken, Role
@@ -33,6 +34,7 @@ from reports.review import Actions, RollbackRequest, build_app
 from reports.review.chain import ChainWatch
 from tests.servers import Store
 
+PATTERN: Final = {"class": "value", "pattern": "*", "days": "1", "why": "known"}
 HOSTILE: Final = b"<script>alert(1)</script>'\"&\xff\xfe\x00\r\n\x1b[31m\xe2\x80\xae"
 
 
@@ -370,6 +372,14 @@ def test_a_waived_finding_is_marked_and_keeps_its_state(served: Served) -> None:
         post(client, "/waivers/1/withdraw")
         assert "waived until" not in client.get(f"/runs/{run}/findings").text
         assert "withdrawn by grace" in client.get("/waivers").text
+        for most in ("0", "-1", "x", "9" * 12):
+            told = post(client, f"/runs/{run}/waive", **PATTERN, most=most)
+            assert told.status_code == 303
+            assert "no number above 0" in client.get("/").text
+        assert len(read_finding_waivers(served.ledger.engine)) == 1
+        post(client, f"/runs/{run}/waive", **PATTERN, most="5")
+        assert "It covers 1 open finding of the run" in client.get("/").text
+    assert read_finding_waivers(served.ledger.engine)[1].most == 5
     assert served.ledger.findings(run)[0].state is FindingState.OPEN
 
 

@@ -19,12 +19,14 @@ from integrity.ledger.finding_waivers import (
     waive_findings,
     withdraw_finding_waiver,
 )
-from integrity.ledger.models import FindingClass, RunKind
+from integrity.ledger.models import FindingClass, FindingState, PhaseName, RunKind
 from integrity.ledger.naming import operator_name
 from integrity.ledger.reviews import GateView, Separate, decide, read_gates
+from integrity.ledger.store import NewFinding
 from integrity.ledger.vocabulary import Decision
 from integrity.ledger.waived_findings import Subject
 from integrity.settings import Settings, load_settings
+from integrity.verify.waiving import ReliedOn, Waiving, let_pass, rely_on_waivers
 from tests.ledger import place
 
 APART = Separate()
@@ -221,3 +223,34 @@ def test_the_record_of_a_waiver_of_a_huge_key_stays_small(ledger: Ledger, settin
     assert len(event.payload) < 20_000
     assert json.loads(event.payload)["key_bytes"] == 10_000_000
     assert read_finding_waivers(ledger.engine)[0].key == waiver.key
+
+
+def test_what_is_covered_is_put_aside_once_with_its_facts(ledger: Ledger, settings: Settings) -> None:
+    earlier = started(ledger, settings)
+    waiver = waive(ledger, earlier, Subject(FindingClass.VALUE, pattern="cache:*"), most=2)
+    run = ledger.start_run(RunKind.VERIFY, settings)
+    run.identify(source={}, target={}, source_address="redis://blue", target_address="redis://green")
+    keys = (b"cache:1", b"cache:2", b"order:1")
+    run.add_findings(
+        PhaseName.VERIFY, [NewFinding(FindingClass.VALUE, 0, key, detail="differs") for key in keys]
+    )
+    began = datetime.now(UTC) - timedelta(minutes=1)
+
+    assert [let_pass(ledger, run, settings).findings for _ in range(2)] == [2, 0]
+
+    found = [(each.state, each.rule, each.detail) for each in ledger.findings(run.id)]
+    aside = (FindingState.EXCEPTION, waiver.rule, f"differs (rule {waiver.rule})")
+    assert found == [aside, aside, (FindingState.OPEN, None, "differs")]
+    assert rely_on_waivers(ledger, run.id, settings, began) == ReliedOn(passing=2, lapsed=0)
+    assert rely_on_waivers(ledger, run.id, settings, datetime.now(UTC)) == ReliedOn(0, 0)
+
+    # Others that come while the run goes on pass within the bound, which counts those of before.
+    waiving = Waiving(ledger, run.id, settings)
+    for key, state in ((b"cache:2", FindingState.EXCEPTION), (b"cache:3", FindingState.OPEN)):
+        (judged,) = waiving.apply([NewFinding(FindingClass.VALUE, 0, key)], "redis://green")
+        assert judged.state is state
+    (judged,) = waiving.apply([NewFinding(FindingClass.VALUE, 0, b"cache:2")], "redis://blue")
+    assert judged.state is FindingState.OPEN, "the other way round"
+
+    withdraw_finding_waiver(ledger.engine, waiver.id, "ada")
+    assert rely_on_waivers(ledger, run.id, settings, began) == ReliedOn(passing=0, lapsed=2)
