@@ -268,10 +268,19 @@ class MovedCluster:
             lambda: (self.live.board() or {}).get("direction") == direction, f"followed {direction}", 15.0
         )
 
-    def proven_at(self) -> object:
-        """When both sides were last proven equal, with no gap since; none where there was one."""
-        board = self.live.board() or {}
-        return board.get("clean_since") if board.get("gap") is None else None
+    def wait_until_proven_again(self) -> None:
+        """Until another master was noticed, which may lack something, and everything compared since."""
+
+        def proven() -> bool:
+            gaps = self.live.rows(
+                "SELECT at FROM event WHERE kind = 'sync.gap' ORDER BY sequence DESC LIMIT 1"
+            )
+            board = self.live.board() or {}
+            clean = board.get("clean_since")
+            noticed = str(gaps[0][0]).replace("T", " ") if gaps else "9"
+            return clean is not None and board.get("gap") is None and str(clean) > noticed
+
+        self.live.wait_until(proven, "both sides are equal again", 90.0)
 
     def wait_until_ended(self, seconds: float = 25.0) -> None:
         """Until no operation is under way."""

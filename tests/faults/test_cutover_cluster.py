@@ -19,10 +19,12 @@ from greenfly.demo.servers import find_redis_server
 from integrity.cluster.members import read_members
 from integrity.endpoint import Endpoint
 from integrity.settings import EndpointSettings
+from tests.cli import dig
 from tests.cluster import Node, RedisCluster, wait_until
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.conductor_process import Ended, Order
-from tests.faults.moved_cluster import MovedCluster, Side, moved_cluster
+from tests.faults.moved_application import kill_server, settle
+from tests.faults.moved_cluster import MovedCluster, Side, application, moved_cluster
 from tests.faults.test_live_kills import CUTOVER, ROLLBACK, Kind, goes_forward, is_stopped, number_of, points
 from tests.live import deep
 
@@ -117,12 +119,10 @@ def test_a_master_that_dies_while_the_fence_stands_leaves_a_replica_that_refuses
     app: MovedCluster,
 ) -> None:
     app.move("green")
-    before = app.proven_at()
     dead = app.cluster.nodes[0]
     app.cluster.fail_over(dead)
     app.assert_legal()
-    # What the new master lacks is found by comparing everything.
-    app.live.wait_until(lambda: app.proven_at() not in {None, before}, "both sides are equal again")
+    app.wait_until_proven_again()
     app.move("blue")
     (left,) = app.live.events("fence.left")
     assert left["names"] == [dead.node_id]
@@ -162,14 +162,12 @@ def test_a_replica_that_takes_over_right_before_the_switch_refuses_and_the_cutov
         wait_until(lambda: replica in app.cluster.masters() and len(app.cluster.masters()) == 3)
         app.cluster.wait_until_whole()
 
-    before = app.proven_at()
     ended = disturbed(app, "open done after", hand_over)
 
     assert ended.returncode == 0, app.what_was_said()
     app.moves += 1
     app.assert_legal()
-    app.live.wait_until(lambda: bool(app.live.events("sync.gap")), "the other master is noticed")
-    app.live.wait_until(lambda: app.proven_at() not in {None, before}, "both sides are equal again")
+    app.wait_until_proven_again()
     app.move("blue")
     app.assert_nothing_lost()
     app.assert_rights_are_back()
@@ -254,3 +252,25 @@ def join(cluster: RedisCluster, joined: Node) -> None:
 def endpoint_of(cluster: RedisCluster) -> Endpoint:
     """The cluster as Greenfly is given it."""
     return Endpoint.from_settings("source", EndpointSettings(url=SecretStr(cluster.url)))
+
+
+@deep
+def test_a_green_that_is_dead_is_abandoned_and_every_master_takes_writes_again(app: MovedCluster) -> None:
+    app.move("green")
+    looked = app.live.run("watch", "latest", "--once", "--json")
+    assert dig(looked.json(), "fence_holds") is True, looked.out + looked.err
+    app.load.stop()
+    settle(0.5)
+    kill_server(app.green)
+
+    done = app.live.run("rollback", "--abandon-green", "--yes", "--json")
+
+    assert done.code == 3, done.err
+    assert app.says() == "blue"
+    assert len(app.takes_a_write()) == 3
+    client = application(app.cluster)
+    missing = {text.partition(" ")[0] for text in app.load.wrong(client)}
+    client.close()
+    rows = app.live.rows("SELECT key FROM finding WHERE finding_class = 'at-risk'")
+    assert missing <= {key.decode() for (key,) in rows if isinstance(key, bytes)}
+    app.assert_rights_are_back()
