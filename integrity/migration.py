@@ -34,7 +34,7 @@ from integrity.ledger.sync_board import read_status
 from integrity.ledger.vocabulary import Direction
 from integrity.meter import Meter
 from integrity.native.attachment import Attachment
-from integrity.native.link import follows_source
+from integrity.native.shards import follows_source
 from integrity.phases.assess import AssessPhase, choice_from_detail, choice_to_dict, choice_without
 from integrity.phases.dropped import DroppedRepair
 from integrity.phases.repair import RepairPhase

@@ -12,7 +12,7 @@ from integrity.assess.needed_rights import RunPart, Side, rights
 from integrity.assess.subject import Subject
 from integrity.assess.versions import rdb_version_of, version_of
 from integrity.errors import PermissionRefused, ProtocolError
-from integrity.native.link import follows_source
+from integrity.native.shards import emulates, follows_source
 from integrity.settings import ConflictPolicy
 from integrity.strategy import Strategy
 from integrity.transfer.payload import rdb_version
@@ -278,6 +278,37 @@ def _target_empty(subject: Subject) -> Finding:
     )
 
 
+def _shards(subject: Subject) -> Finding:
+    """Whether every master of a cluster can be replicated by one Dragonfly."""
+    identity = subject.source_identity
+    if not identity.is_cluster:
+        return not_applicable("The source is one server.")
+    evidence: dict[str, object] = {"slots": {shard.address: shard.slots for shard in identity.shards}}
+    if not emulates(subject.target):
+        return found(
+            Severity.BLOCKING,
+            f"The target replicates one master only, and the cluster has {len(identity.shards)}.",
+            "Start Dragonfly with --cluster_mode=emulated, or use --strategy copy.",
+            items=(),
+            **evidence,
+        )
+    in_pieces = [shard.address for shard in identity.shards if ", " in shard.slots]
+    if in_pieces:
+        return found(
+            Severity.WARNING,
+            f"The slots of {len(in_pieces)} masters are several stretches. Dragonfly empties only one of them when it "
+            "begins anew, so a link that drops ends the strategy there and then.",
+            "Keep the two close to each other, or use --strategy copy.",
+            items=(),
+            **evidence,
+        )
+    return passed(
+        f"Each of {len(identity.shards)} masters can be replicated by itself. A failover, a restart or slots that move "
+        "meanwhile end the strategy.",
+        **evidence,
+    )
+
+
 def _config(subject: Subject, name: str) -> str | None:
     """One setting of the source; None where it does not tell."""
     try:
@@ -308,6 +339,7 @@ def _check(
 
 CHECKS: Final = (
     _check("allowed", "Replication is allowed", Severity.BLOCKING, _allowed),
+    _check("shards", "The masters of a cluster", Severity.BLOCKING, _shards, source=Reach.WHOLE),
     _check("version", "Versions that were tried", Severity.BLOCKING, _version),
     _check("rdb-version", "The source's RDB version", Severity.BLOCKING, _rdb_version),
     _check("target-empty", "Keys on the target", Severity.BLOCKING, _target_empty, source=Reach.WHOLE),

@@ -28,8 +28,10 @@ def against_native(settings: Settings, target: Identity) -> tuple[str, ...]:
     if target.engine != "dragonfly":
         reasons.append(f"The target is {target.title}, not a Dragonfly.")
     source = Endpoint.from_settings("source", settings.source).address
-    if source.mode == "cluster":
-        reasons.append("The source is a cluster, which is not replicated shard by shard.")
+    if source.mode == "cluster" and settings.native.master_host is not None:
+        reasons.append("The source is a cluster, and native.master_host names one server.")
+    if source.mode == "cluster" and settings.native.follow == "replication":
+        reasons.append("The source is a cluster, which is not left attached (native.follow = replication).")
     if source.mode == "sentinel" and settings.native.master_host is None:
         reasons.append(
             "The source is named by Sentinels, and green has to be told one server (native.master_host and _port)."

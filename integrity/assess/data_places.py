@@ -5,6 +5,7 @@ from __future__ import annotations
 from integrity.assess.data_words import noticed, plural
 from integrity.assess.model import Finding, Severity, not_applicable, passed
 from integrity.assess.subject import Subject
+from integrity.native.sentinel import sentinel_keys
 from integrity.replies import ErrorReply
 from integrity.rules import Rules
 from integrity.settings import ConflictPolicy
@@ -54,10 +55,11 @@ def look_at_sentinel_key(subject: Subject) -> Finding:
         return not_applicable("native.sentinel_key is empty, so nothing is written to the source.")
     taken: list[int] = []
     databases = sorted({*subject.databases, *subject.source_identity.databases})
+    tags = [server.tag.encode() for server in subject.source_servers if server.tag]
     with subject.source.connect("assess") as connection:
         for number in databases:
             connection.select(number)
-            if connection.command(b"EXISTS", name.encode()):
+            if any(connection.command(b"EXISTS", key) for key in sentinel_keys(name, tags)):
                 taken.append(number)
     if not taken:
         return passed(f"No key is called {name}.", databases=databases)

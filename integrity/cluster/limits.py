@@ -7,8 +7,6 @@ from integrity.errors import ConfigurationError, Refused
 from integrity.settings import Settings, SnapshotMethod
 from integrity.strategy import Strategy
 
-NOT_ASSESSED = "The nodes of a cluster are not assessed by this version."
-
 
 def settings_for(settings: Settings, source: Address, target: Address) -> Settings:
     """The settings of a run between these two: a road that is not open to them is not chosen.
@@ -24,14 +22,14 @@ def settings_for(settings: Settings, source: Address, target: Address) -> Settin
         settings = settings.model_copy(update={"strategy": Strategy.COPY})
     if source.mode == "single":
         return settings
-    what = "a cluster" if source.mode == "cluster" else "found by Sentinels"
-    if settings.strategy is Strategy.NATIVE:
-        raise ConfigurationError(
-            f"Source {source} is {what}, and Dragonfly's own replication follows one server that is named.",
-            "Use --strategy copy" + ("." if source.mode == "cluster" else ", or name the master (redis://)."),
-        )
     if source.mode == "cluster":
         _require_for_cluster(settings, source)
+        return settings
+    if settings.strategy is Strategy.NATIVE:
+        raise ConfigurationError(
+            f"Source {source} is found by Sentinels, and Dragonfly's own replication follows servers that are named.",
+            "Use --strategy copy, or name the master (redis://).",
+        )
     return settings.model_copy(update={"strategy": Strategy.COPY})
 
 
@@ -48,17 +46,6 @@ def _require_for_cluster(settings: Settings, source: Address) -> None:
             raise ConfigurationError(
                 f"Source {source} is a cluster, and {name} is about one server.", "Leave it out."
             )
-
-
-def require_assessable(source: Address) -> None:
-    """
-    :raises Refused: the source is a cluster.
-    """
-    if source.mode == "cluster":
-        raise Refused(
-            f"Source {source} is a cluster. {NOT_ASSESSED}",
-            "Copy, compare and follow it without (migrate, verify, sync).",
-        )
 
 
 def require_fenceable(blue: Address, green: Address) -> None:

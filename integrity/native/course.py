@@ -7,7 +7,7 @@ everything, because Dragonfly begins from nothing then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -38,6 +38,8 @@ class CaughtUp:
     """Of blue's history, that both had reached."""
     sentinels: tuple[int, ...]
     """Databases in which a sentinel arrived."""
+    keys: frozenset[bytes]
+    """Names of the sentinels that arrived; of a cluster, one for each master."""
     only_offsets: str
     """Why there were no sentinels, or not in every database; empty where there were."""
 
@@ -138,7 +140,7 @@ class Course:
             sentinels.give_up()
         if caught is None:
             return None
-        return CaughtUp(caught, caught.blue.offset, sentinels.databases, sentinels.refusal)
+        return CaughtUp(caught, caught.blue.offset, sentinels.databases, sentinels.keys, sentinels.refusal)
 
     def until_applied(self, seconds: float) -> Look | None:
         """Return when green tells that it has applied all that blue has written by now; None as :meth:`catch_up`.
@@ -152,10 +154,10 @@ class Course:
         self,
         syncs: int,
         until: float,
-        reached: Callable[[Look, int], bool],
+        reached: Callable[[Look, Sequence[int]], bool],
         there: Callable[[], bool],
     ) -> Look | None:
-        wanted = self.look().blue.offset
+        wanted = self.look().offsets
         while True:
             look = self.look()
             green = look.green
@@ -167,7 +169,7 @@ class Course:
                     return look
             if monotonic() > until:
                 raise self._failed(
-                    f"did not catch up in time (blue wrote up to {wanted:,}, "
+                    f"did not catch up in time (blue wrote up to {sum(wanted):,}, "
                     f"green applied {green.offset or 0:,})"
                 )
             self.keep(_SHORT_POLL_SECONDS)
@@ -228,14 +230,12 @@ class Course:
         self._blue_run, self._held = blue.run_id, blue.keys
 
     def _require_not_too_often(self) -> None:
-        if self.full_syncs.count > self._settings.max_full_syncs:
-            raise self._failed(
-                f"began to receive everything {self.full_syncs.count} times, and native.max_full_syncs is "
-                f"{self._settings.max_full_syncs}"
-            )
+        most, why = self._link.most_full_syncs
+        if self.full_syncs.most > most:
+            raise self._failed(f"began to receive everything {self.full_syncs.most} times, and {why}")
 
     def _require_same_history(self, look: Look) -> None:
-        if look.green.replication_id not in look.blue.replication_ids:
+        if any(part.green.replication_id not in part.blue.replication_ids for part in look.each):
             raise self._failed(
                 "replicates another server than Greenfly reaches as the source; see native.master_host"
             )
@@ -250,19 +250,25 @@ class Course:
                 text = "waiting until blue sends (it waits repl-diskless-sync-delay, or writes a file first)"
             case _:
                 text = "connecting"
-        again = f"; attempt {self.full_syncs.count}" if self.full_syncs.count > 1 else ""
+        again = f"; attempt {self.full_syncs.most}" if self.full_syncs.most > 1 else ""
         self._progress.show(f"replicating {text}{again}")
 
     def _failed(self, what: str) -> ReplicationFailed:
         return ReplicationFailed("target", str(self._link.target), f"{what}.")
 
 
-def has_reached(look: Look, offset: int) -> bool:
-    """Whether both servers tell that green has applied blue's history up to *offset*."""
-    acknowledged = look.blue.acknowledged(look.green.port)
-    return acknowledged is not None and acknowledged >= offset and has_applied(look, offset)
+def has_reached(look: Look, offsets: Sequence[int]) -> bool:
+    """Whether all servers tell that green has applied the masters' histories up to *offsets*."""
+    told = [part.blue.acknowledged(part.green.port) for part in look.each]
+    return has_applied(look, offsets) and all(
+        acknowledged is not None and acknowledged >= offset
+        for acknowledged, offset in zip(told, offsets, strict=True)
+    )
 
 
-def has_applied(look: Look, offset: int) -> bool:
-    """Whether green tells that it has applied blue's history up to *offset*."""
-    return look.green.offset is not None and look.green.offset >= offset
+def has_applied(look: Look, offsets: Sequence[int]) -> bool:
+    """Whether green tells that it has applied the masters' histories up to *offsets*."""
+    return all(
+        part.green.offset is not None and part.green.offset >= offset
+        for part, offset in zip(look.each, offsets, strict=True)
+    )

@@ -7,10 +7,37 @@ from integrity.native.state import BlueState, Stage
 
 
 class FullSyncs:
-    """Counts by what blue counts, where green is its only replica, and by green's states.
+    """Counts those of every master.
 
     :param attached: whether green is a replica already, of which nothing is known.
     """
+
+    def __init__(self, first: Look, *, attached: bool) -> None:
+        self._each = [_OfOne(part, attached=attached) for part in first.each]
+
+    def began_since(self, look: Look, now: Look) -> bool:
+        """Whether green may have begun from nothing between two looks, as far as blue's count tells."""
+        parts = zip(self._each, look.each, now.each, strict=True)
+        return any(one.began_since(before, after) for one, before, after in parts)
+
+    @property
+    def count(self) -> int:
+        """How many began since; those that an attached green had made before not counted."""
+        return sum(one.count for one in self._each)
+
+    @property
+    def most(self) -> int:
+        """The same of the master where most began."""
+        return max(one.count for one in self._each)
+
+    def take(self, look: Look) -> None:
+        """Take in what is seen now."""
+        for one, part in zip(self._each, look.each, strict=True):
+            one.take(part)
+
+
+class _OfOne:
+    """Counts by what one master counts, where green is its only replica, and by green's states."""
 
     def __init__(self, first: Look, *, attached: bool) -> None:
         self._stage = first.green.stage

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from integrity.endpoint import Endpoint, Identity
-from integrity.errors import ReplicationFailed, ServerUnreachable
+from integrity.endpoint import Endpoint
+from integrity.errors import ReplicationFailed, ServerError, ServerUnreachable
 from integrity.native.settings import NativeSettings
 from integrity.native.state import (
     BlueState,
@@ -21,9 +21,8 @@ from integrity.native.state import (
     unknown_commands,
 )
 from integrity.replies import ErrorReply
-from integrity.settings import Settings
 from integrity.standby import Standby
-from integrity.wire import pack
+from integrity.wire import Connection, pack
 
 _LOST_ATTEMPTS: Final = 2
 
@@ -34,6 +33,18 @@ class Look:
 
     green: GreenState
     blue: BlueState
+    shards: tuple[Look, ...] = ()
+    """Of a cluster, each master with green's link to it; the whole is as far as the one that has come least far."""
+
+    @property
+    def each(self) -> tuple[Look, ...]:
+        """Every master with green's link to it."""
+        return self.shards or (self,)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Of the masters' histories."""
+        return tuple(part.blue.offset for part in self.each)
 
 
 class NativeLink:
@@ -90,7 +101,16 @@ class NativeLink:
         :raises ServerError: green is lost, or refuses.
         """
         with self.target.connect("native") as connection:
-            return follows(read_green(connection), self._blue_ids, self.settings, self.source)
+            return self._is_ours(read_green(connection))
+
+    def _is_ours(self, green: GreenState) -> bool:
+        return follows(green, self._blue_ids, self.settings, self.source)
+
+    @property
+    def most_full_syncs(self) -> tuple[int, str]:
+        """How many may begin at one master, and what says so."""
+        most = self.settings.max_full_syncs
+        return most, f"native.max_full_syncs is {most}"
 
     def attach(self) -> None:
         """Make green a replica of blue.  It goes on serving what it holds until blue sends its data, and loses it then.
@@ -103,15 +123,17 @@ class NativeLink:
         host, port = master_address(self.source, self.settings)
         connection = self._green.connection()
         reply = connection.exchange([pack(b"REPLICAOF", host.encode(), b"%d" % port)])[0]
-        if not isinstance(reply, ErrorReply):
-            return
+        if isinstance(reply, ErrorReply):
+            raise self._not_begun(connection, reply, f"{host}:{port}")
+
+    def _not_begun(self, connection: Connection, reply: ErrorReply, where: str) -> ServerError:
         error = connection.error_for(reply, "REPLICAOF")
         if "replication cancelled" not in str(reply):
-            raise error
-        raise ReplicationFailed(
+            return error
+        return ReplicationFailed(
             "target",
             str(self.target),
-            f"could not begin to replicate {host}:{port}, and still holds what it held.",
+            f"could not begin to replicate {where}, and still holds what it held.",
             f"Check that green reaches blue there (native.master_host, native.master_port), that blue's user may "
             f"run PSYNC, REPLCONF and PING{self._tls_remedy()}.",
         )
@@ -152,15 +174,3 @@ class NativeLink:
             ", and that green was started with --tls_replication, --tls_ca_cert_file, --tls_cert_file and "
             "--tls_key_file, which cannot be set afterwards"
         )
-
-
-def follows_source(settings: Settings, source: Endpoint, target: Endpoint, identity: Identity) -> bool:
-    """Whether the target is a replica of this source at this moment, as a killed run leaves it.
-
-    :param identity: of the target.
-    :raises ServerError: one of the two is lost, or refuses.
-    """
-    if identity.engine != "dragonfly" or identity.role != "replica":
-        return False
-    with NativeLink(source, target, settings.native) as link:
-        return link.follows(link.look())

@@ -8,6 +8,8 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
+from integrity.cluster.connection import ClusterConnection
+from integrity.cluster.nodes import node_target
 from integrity.endpoint import Endpoint, Identity, read_info
 from integrity.errors import PermissionRefused, ProtocolError
 from integrity.keyspace import scan_command, scan_reply
@@ -33,14 +35,28 @@ def obstacles(source: Endpoint, blue: Identity, green: Identity) -> list[str]:
 
     :raises ServerError: blue is lost.
     """
-    with source.connect("native") as connection:
-        found = [_functions(connection), _field_expiries(connection), _version(connection, blue)]
+    found: list[str] = []
+    for node in nodes_of(source):
+        with node.connect("native") as connection:
+            found += [_functions(connection), _field_expiries(connection), _version(connection, blue)]
     if green.max_memory and blue.used_memory > _MEMORY_FACTOR * green.max_memory:
         found.append(
             f"Blue uses {blue.used_memory:,} bytes of memory, and green's maxmemory is {green.max_memory:,}: raise "
             "that, or Dragonfly refuses what it is sent."
         )
-    return [text for text in found if text]
+    return [text for text in dict.fromkeys(found) if text]
+
+
+def nodes_of(source: Endpoint) -> list[Endpoint]:
+    """The source itself, or each master of the cluster that it is.
+
+    :raises ServerError: the cluster does not answer.
+    """
+    if not source.is_cluster:
+        return [source]
+    with ClusterConnection(source.target, name="greenfly:native") as connection:
+        masters = connection.cluster().masters
+    return [Endpoint(node_target(source.target, master.place)) for master in masters]
 
 
 def hashes_that_expire(source: Endpoint, databases: tuple[int, ...]) -> list[str]:

@@ -7,7 +7,8 @@ from ipaddress import ip_address
 from integrity.assess.choose import against_native
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ConfigurationError, Refused
-from integrity.native.obstacles import obstacles
+from integrity.native.obstacles import nodes_of, obstacles
+from integrity.native.shards import require_emulated
 from integrity.phases.servers import Servers
 from integrity.settings import ConflictPolicy, Settings
 
@@ -32,7 +33,10 @@ def require_native(settings: Settings, servers: Servers) -> None:
             f"Dragonfly's own replication cannot be used: {' '.join(reasons)}", "Use --strategy copy."
         )
     _require_redis(servers.source_identity, servers.source)
-    _require_address(servers.source, servers.target, settings)
+    for node in nodes_of(servers.source):
+        _require_address(node, servers.target, settings)
+    if servers.source.is_cluster:
+        require_emulated(servers.target)
 
 
 def require_loadable(servers: Servers) -> None:

@@ -6,7 +6,7 @@ It holds a token of this process, expires by itself should nobody remove it, and
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -20,48 +20,62 @@ _PADDING_BYTES: Final = 2048
 """Dragonfly acknowledges what it has applied once a second, or after a kilobyte."""
 
 
+def sentinel_keys(key: str, tags: Sequence[bytes] = ()) -> tuple[bytes, ...]:
+    """The names of the sentinels, one for each tag; none where *key* is empty."""
+    if not key:
+        return ()
+    return tuple(b"{%b}:%b" % (tag, key.encode()) for tag in tags) or (key.encode(),)
+
+
 class Sentinels:
     """The sentinel keys of one wait.
 
     :param source: blue, as a user that may write there.
     :param key: their name, the same in each database; empty: there are none.
+    :param tags: of a cluster, a hash tag for each master, whose slot it serves: there is one for each of them.
     """
 
-    def __init__(self, source: Endpoint, target: Endpoint, key: str) -> None:
+    def __init__(self, source: Endpoint, target: Endpoint, key: str, tags: Sequence[bytes] = ()) -> None:
         self._source = source
         self._target = target
-        self._key = key.encode()
+        self._keys = sentinel_keys(key, tags)
         self._token = secrets.token_hex(16).encode() + b"." * _PADDING_BYTES
-        self._planted: set[int] = set()
+        self._planted: set[tuple[int, bytes]] = set()
         self.refusal = "" if key else "native.sentinel_key is empty"
         """Why there are none, or not in every database."""
 
     @property
     def databases(self) -> tuple[int, ...]:
         """Where they are."""
-        return tuple(sorted(self._planted))
+        return tuple(sorted({database for database, _ in self._planted}))
+
+    @property
+    def keys(self) -> frozenset[bytes]:
+        """Their names."""
+        return frozenset(key for _, key in self._planted)
 
     def plant(self, databases: Iterable[int]) -> None:
         """Write them to blue; where that is not allowed, :attr:`refusal` says so, and only offsets are left.
 
         :raises ServerError: blue is lost.
         """
-        if not self._key:
+        if not self._keys:
             return
         with self._source.connect("native") as connection:
             for database in databases:
                 connection.select(database)
-                reply = connection.exchange(
-                    [pack(b"SET", self._key, self._token, b"NX", b"PX", b"%d" % _EXPIRES_MS)]
-                )[0]
-                if reply == b"OK":
-                    self._planted.add(database)
-                elif isinstance(reply, ErrorReply):
-                    # Not allowed, full, fenced: whatever it is, offsets are left.
-                    self.refusal = connection.error_for(reply, "SET").problem
-                    return
-                else:
-                    self.refusal = f"blue has a key of that name in database {database}"
+                for key in self._keys:
+                    reply = connection.exchange(
+                        [pack(b"SET", key, self._token, b"NX", b"PX", b"%d" % _EXPIRES_MS)]
+                    )[0]
+                    if reply == b"OK":
+                        self._planted.add((database, key))
+                    elif isinstance(reply, ErrorReply):
+                        # Not allowed, full, fenced: whatever it is, offsets are left.
+                        self.refusal = connection.error_for(reply, "SET").problem
+                        return
+                    else:
+                        self.refusal = f"blue has a key of that name in database {database}"
 
     def arrived(self) -> bool:
         """Whether green has each of them.
@@ -89,21 +103,21 @@ class Sentinels:
         with suppress(ServerError):
             self._delete(self._source)
 
-    def _missing(self) -> set[int]:
+    def _missing(self) -> set[tuple[int, bytes]]:
         with self._target.connect("native") as connection:
-            return {database for database in self._planted if not self._is_ours(connection, database)}
+            return {place for place in self._planted if not self._is_ours(connection, *place)}
 
     def _delete(self, endpoint: Endpoint) -> None:
         if not self._planted:
             return
         with endpoint.connect("native") as connection:
-            for database in self._planted:
-                if self._is_ours(connection, database):
-                    connection.command(b"DEL", self._key)
+            for database, key in sorted(self._planted):
+                if self._is_ours(connection, database, key):
+                    connection.command(b"DEL", key)
 
-    def _is_ours(self, connection: Connection, database: int) -> bool:
+    def _is_ours(self, connection: Connection, database: int, key: bytes) -> bool:
         connection.select(database)
-        reply = connection.exchange([pack(b"GET", self._key)])[0]
+        reply = connection.exchange([pack(b"GET", key)])[0]
         if isinstance(reply, ErrorReply) and not str(reply).startswith("WRONGTYPE"):
             raise connection.error_for(reply, "GET")
         return reply == self._token

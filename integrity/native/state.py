@@ -6,8 +6,8 @@ is the state in ROLE.  It tells its offset only once it is synchronised.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -31,6 +31,10 @@ class Stage(StrEnum):
     FULL_SYNC = "full_sync"
     ONLINE = "online"
     """It has everything that blue held, and applies what is written since."""
+
+
+_STAGES: Final = tuple(Stage)
+"""From the least far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,22 @@ class BlueState:
 
 
 def read_green(connection: Connection) -> GreenState:
-    """Ask green; it answers this also while it loads.
+    """Ask green; it answers this also while it loads.  Of several links, the one that has come least far.
+
+    :raises ServerError: it is lost or refuses.
+    """
+    return least_far(read_links(connection))
+
+
+def least_far(links: Sequence[GreenState]) -> GreenState:
+    """Green as a whole: as far as the link that has come least far, and with an offset only where each has one."""
+    last = min(links, key=lambda link: _STAGES.index(link.stage))
+    offsets = [link.offset for link in links if link.offset is not None]
+    return replace(last, offset=sum(offsets) if len(offsets) == len(links) else None)
+
+
+def read_links(connection: Connection) -> tuple[GreenState, ...]:
+    """The same for each server that green replicates, in the order in which it was told; one where it is a master.
 
     :raises ServerError: it is lost or refuses.
     """
@@ -101,17 +120,36 @@ def read_green(connection: Connection) -> GreenState:
     info: dict[str, str] = {}
     for section in sections:
         info |= info_of(connection, section)
-    stage, master = _role(connection, role)
-    return GreenState(
-        stage,
-        master,
-        info.get("master_replid", ""),
-        _number(info.get("slave_repl_offset")),
-        sum(_keyspace(info).values()),
-        _number(info.get("used_memory")) or 0,
-        info.get("process_id", ""),
-        _number(info.get("tcp_port")) or 0,
+    blocks = _blocks(sections[0])
+    return tuple(
+        GreenState(
+            stage,
+            master,
+            block.get("master_replid", ""),
+            _number(block.get("slave_repl_offset")),
+            sum(_keyspace(info).values()),
+            _number(info.get("used_memory")) or 0,
+            info.get("process_id", ""),
+            _number(info.get("tcp_port")) or 0,
+        )
+        for stage, master in _role(connection, role)
+        for block in [blocks.get(master, info)]
     )
+
+
+def _blocks(section: Reply) -> dict[tuple[str, int] | None, dict[str, str]]:
+    """INFO replication tells of one master after the other; by host and port."""
+    found: dict[tuple[str, int] | None, dict[str, str]] = {}
+    lines = section.decode("utf-8", "replace").splitlines() if isinstance(section, bytes) else []
+    block: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "master_host":
+            block = {}
+        block[name] = value
+        if name == "master_port":
+            found[block.get("master_host", ""), _number(value) or 0] = block
+    return found
 
 
 def read_blue(connection: Connection) -> BlueState:
@@ -119,7 +157,11 @@ def read_blue(connection: Connection) -> BlueState:
 
     :raises ServerError: it is lost or refuses.
     """
-    info = read_info(connection)
+    return blue_of(read_info(connection))
+
+
+def blue_of(info: Mapping[str, str]) -> BlueState:
+    """What blue, or one master of it, tells by INFO."""
     keyspace = _keyspace(info)
     return BlueState(
         info.get("run_id", ""),
@@ -177,16 +219,18 @@ def info_of(connection: Connection, reply: Reply) -> dict[str, str]:
     return {name: value for name, colon, value in lines if colon and not name.startswith("#")}
 
 
-def _role(connection: Connection, reply: Reply) -> tuple[Stage, tuple[str, int] | None]:
+def _role(connection: Connection, reply: Reply) -> list[tuple[Stage, tuple[str, int] | None]]:
+    """Stage and address of each master."""
     if isinstance(reply, ErrorReply):
         raise connection.error_for(reply, "ROLE")
     match reply:
         case [b"master", *_]:
-            return Stage.MASTER, None
-        case [b"slave" | b"replica", bytes(host), bytes() | int() as port, bytes(stage), *_]:
-            name = stage.decode("ascii", "replace")
-            if name in set(Stage):
-                return Stage(name), (host.decode("utf-8", "replace"), int(port))
+            return [(Stage.MASTER, None)]
+        case [b"slave" | b"replica", _, _, _, *_]:
+            links = [_link(reply[at : at + 3]) for at in range(1, len(reply) - len(reply) % 3, 3)]
+            known = [link for link in links if link is not None]
+            if len(known) == len(links):
+                return [(stage, master) for stage, master in known]
     raise ProtocolError(
         connection.role,
         connection.where,
@@ -195,7 +239,16 @@ def _role(connection: Connection, reply: Reply) -> tuple[Stage, tuple[str, int] 
     )
 
 
-def _keyspace(info: dict[str, str]) -> dict[int, int]:
+def _link(part: Sequence[Reply]) -> tuple[Stage, tuple[str, int]] | None:
+    match part:
+        case [bytes(host), bytes() | int() as port, bytes(stage)]:
+            name = stage.decode("ascii", "replace")
+            if name in set(Stage):
+                return Stage(name), (host.decode("utf-8", "replace"), int(port))
+    return None
+
+
+def _keyspace(info: Mapping[str, str]) -> dict[int, int]:
     return {
         int(name[2:]): _number(value.removeprefix(_KEYS).split(",", 1)[0]) or 0
         for name, value in info.items()

@@ -25,6 +25,7 @@ from integrity.native.link import Look, NativeLink
 from integrity.native.obstacles import hashes_that_expire, obstacles
 from integrity.native.refusals import require_loadable, require_native
 from integrity.native.sentinel import Sentinels
+from integrity.native.shards import ShardLinks, open_links
 from integrity.native.state import Stage
 from integrity.phases.servers import Servers
 from integrity.progress import Progress
@@ -68,6 +69,8 @@ class ReplicatePhase:
         self._progress = progress
         self._now_and_then = now_and_then
         self._credentials: Credentials | None = None
+        self._tags: tuple[bytes, ...] = ()
+        """Of a cluster, for a sentinel at each master."""
 
     def run(self, servers: Servers, detail: dict[str, object], *, stay: bool = False) -> Attachment | None:
         """Replicate until green holds everything, and put what there is to tell into *detail*.
@@ -81,7 +84,9 @@ class ReplicatePhase:
         require_native(self._settings, servers)
         meter = Meter(self._handle, PhaseName.REPLICATE, self._progress)
         with ExitStack() as stack:
-            link = stack.enter_context(NativeLink(servers.source, servers.target, self._settings.native))
+            link = stack.enter_context(open_links(servers.source, servers.target, self._settings.native))
+            if isinstance(link, ShardLinks):
+                self._tags = tuple(master.tag for master in link.masters)
             attached, course = self._begin(link, servers, meter)
             stays = False
             try:
@@ -101,6 +106,8 @@ class ReplicatePhase:
                 "sentinels": list(caught.sentinels),
                 "only_offsets": caught.only_offsets,
             }
+            if isinstance(link, ShardLinks):
+                detail["shards"] = link.told(caught)
             return self._attachment(link, course, attached, stack.pop_all()) if stays else None
 
     def adopt(self, servers: Servers) -> Attachment:
@@ -109,7 +116,7 @@ class ReplicatePhase:
         :raises ServerError: a server is lost, or refuses.
         """
         with ExitStack() as stack:
-            link = stack.enter_context(NativeLink(servers.source, servers.target, self._settings.native))
+            link = stack.enter_context(open_links(servers.source, servers.target, self._settings.native))
             attached, course = self._adopted(link, link.look(), str(servers.target))
             return self._attachment(link, course, attached, stack.pop_all())
 
@@ -125,7 +132,11 @@ class ReplicatePhase:
     def _begin(self, link: NativeLink, servers: Servers, meter: Meter) -> tuple[Attached, Course]:
         first = link.look()
         # While it connects it has nothing, and where it is told to connect to may be wrong.
-        if link.follows(first) and first.green.stage is not Stage.CONNECTING:
+        if isinstance(link, ShardLinks):
+            # What its links missed while nobody looked, slots that moved above all, nobody can tell.
+            if first.green.stage is not Stage.MASTER:
+                link.detach()
+        elif link.follows(first) and first.green.stage is not Stage.CONNECTING:
             self._progress.say("Green is a replica of this source already: going on from there.")
             return self._adopted(link, first, str(servers.target), meter)
         require_loadable(servers)
@@ -183,7 +194,9 @@ class ReplicatePhase:
     def _follow(self, course: Course, servers: Servers) -> CaughtUp:
         for _ in range(_ATTEMPTS):
             course.until_online()
-            sentinels = Sentinels(servers.source, servers.target, self._settings.native.sentinel_key)
+            sentinels = Sentinels(
+                servers.source, servers.target, self._settings.native.sentinel_key, self._tags
+            )
             caught = course.catch_up(sentinels)
             if caught is not None:
                 if caught.only_offsets:

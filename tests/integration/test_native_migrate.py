@@ -190,16 +190,24 @@ def test_what_replication_cannot_honour_is_refused(
     assert green_dragonfly.client.dbsize() == 0
 
 
-@pytest.mark.parametrize("mode", ["cluster", "sentinel"])
-def test_a_source_of_several_servers_does_not_take_the_native_road(mode: str) -> None:
-    url = f"redis+{mode}://127.0.0.1:7000/{'main' if mode == 'sentinel' else ''}"
-    settings = load_settings({"source": {"url": url}}, environ={}).settings
+@pytest.mark.parametrize(
+    ("url", "native", "named"),
+    [
+        ("redis+sentinel://127.0.0.1:7000/main", {}, "sentinel"),
+        ("redis+cluster://127.0.0.1:7000", {"master_host": "blue"}, "native.master_host"),
+        ("redis+cluster://127.0.0.1:7000", {"follow": "replication"}, "native.follow"),
+    ],
+)
+def test_a_source_of_several_servers_is_not_always_replicated(
+    url: str, native: dict[str, str], named: str
+) -> None:
+    settings = load_settings({"source": {"url": url}, "native": native}, environ={}).settings
     target = Identity(
         "", "dragonfly", "1.40.1", "", "master", "standalone", 0, 0, {}, True, "none", datetime.now(UTC)
     )
     reasons = against_native(settings, target)
     assert len(reasons) == 1
-    assert mode in reasons[0].lower()
+    assert named in reasons[0].lower()
 
 
 def test_a_target_that_is_no_dragonfly_is_refused(

@@ -66,12 +66,13 @@ def test_what_is_no_such_url_is_refused_and_no_password_is_shown(url: str) -> No
 def test_dragonflys_own_replication_is_not_chosen_for_what_it_cannot_follow() -> None:
     target = parse_address("redis://green", "target.url")
 
-    for url in ("redis+cluster://one", "redis+sentinel://one/shop"):
-        source = parse_address(url, "source.url")
-        settings = Settings(strategy=Strategy.AUTO)
-        assert settings_for(settings, source, target).strategy is Strategy.COPY
-        with pytest.raises(ConfigurationError):
-            settings_for(Settings(strategy=Strategy.NATIVE), source, target)
+    source = parse_address("redis+sentinel://one/shop", "source.url")
+    assert settings_for(Settings(strategy=Strategy.AUTO), source, target).strategy is Strategy.COPY
+    with pytest.raises(ConfigurationError):
+        settings_for(Settings(strategy=Strategy.NATIVE), source, target)
+    for url in ("redis+cluster://one", "redis://blue"):
+        settings = Settings(strategy=Strategy.NATIVE)
+        assert settings_for(settings, parse_address(url, "source.url"), target) is settings
     single = Settings(strategy=Strategy.NATIVE)
     assert settings_for(single, parse_address("redis://blue", "source.url"), target) is single
 
