@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from integrity.cluster.slots import read_slots
-from integrity.endpoint import Identity
+from integrity.endpoint import Endpoint, Identity
+from integrity.errors import ServerRestarted
 
 
 def recorded_shards(source: Mapping[str, object] | None) -> Sequence[Mapping[str, object]]:
@@ -32,3 +33,22 @@ def slots_read_anew(before: Sequence[Mapping[str, object]], now: Identity) -> fr
         if (now_shard.node_id, now_shard.run_id) not in lives_before:
             found |= read_slots(now_shard.slots)
     return frozenset(found)
+
+
+def require_same_masters(endpoint: Endpoint, before: Identity) -> None:
+    """Refuse to conclude about a cluster of which a master failed over or restarted; of one server nothing is asked.
+
+    No connection has to be lost over that: nobody may have asked that master again.
+
+    :raises ServerRestarted: one did, since *before*.
+    :raises ServerError: a master is lost, or slots are served by nobody.
+    """
+    if not before.is_cluster:
+        return
+    if slots_read_anew(recorded_shards(before.to_dict()), endpoint.identify()):
+        raise ServerRestarted(
+            endpoint.role,
+            str(endpoint),
+            "a master failed over or restarted meanwhile, and may have lost what it had acknowledged.",
+            "Compare everything (greenfly verify), and repair what that finds.",
+        )

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from integrity.cluster.changed import require_same_masters
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import (
     Finding,
@@ -112,6 +113,8 @@ class RepairPhase:
                     size = self._page(planner, writer, groups, unsure)
                     meter.advance(len(groups), size)
                 detail["throttle"] = pace.summary()
+            require_same_masters(servers.source, servers.source_identity)
+            require_same_masters(servers.target, servers.target_identity)
         finally:
             detail.update(meter.finish() | self._figures(meter))
         exceptions = sum(

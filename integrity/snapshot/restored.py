@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from integrity.cluster.changed import require_same_masters
 from integrity.endpoint import Endpoint
 from integrity.ledger import Ledger
 from integrity.ledger.models import Verdict
@@ -113,6 +114,7 @@ def restore_snapshot(
         big=BigValues.of(settings.big_values),
         on_progress=progress.advance,
     )
+    require_same_masters(target, identity)
     progress.phase_ended()
 
     verdict, reason = judge(totals, proof)

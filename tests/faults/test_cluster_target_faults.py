@@ -7,6 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from integrity.address import parse_address
+from integrity.cluster.changed import require_same_masters
+from integrity.endpoint import Endpoint
+from integrity.errors import ServerRestarted
+from integrity.wire import Target
 from tests.cli import Greenfly
 from tests.cluster import RedisCluster, deep, differences, fill_server, meanwhile, wait_until
 from tests.faults.test_cluster_failover import has_replica
@@ -146,3 +151,15 @@ def test_one_full_master_breaks_the_copy_off_and_it_goes_on_when_there_is_room(
 
     assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stderr
     assert differences(blue.url, green) == []
+
+
+def test_nothing_is_concluded_about_a_cluster_that_lost_a_master_meanwhile(green: RedisCluster) -> None:
+    endpoint = Endpoint(Target("target", parse_address(green.url, "target.url")))
+    before = endpoint.identify()
+    owner = green.owner(7)
+    green.move_slot(7, next(node for node in green.masters() if node is not owner))
+
+    require_same_masters(endpoint, before)  # Its keys went along.
+    green.fail_over(owner)
+    with pytest.raises(ServerRestarted):
+        require_same_masters(endpoint, before)

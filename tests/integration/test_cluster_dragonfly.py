@@ -87,7 +87,8 @@ def test_a_cluster_is_moved_onto_a_cluster_that_holds_older_values(
             greenfly,
             blue.url,
             green.url,
-            *("--conflict", "replace", "--workers", "2"),
+            "--conflict",
+            "replace",
             env={"GREENFLY_BIG_VALUES__THRESHOLD_BYTES": "65536"},
         )
 
