@@ -39,6 +39,22 @@ from tests.tls import make_tls_pair
 _KEPT: Final = ("GREENFLY_TEST_", "GREENFLY_REQUIRE_")
 _BOTH_TARGETS: Final = frozenset({"test_copy_policies.py", "test_verify.py"})
 """Files about what the engines do differently when a key is in the way."""
+_LONGEST: Final = (
+    "test_scheduled.py",
+    "test_live_kills.py",
+    "test_live.py",
+    "test_workers.py",
+    "test_lost_worker.py",
+    "test_sync_faults.py",
+    "test_cluster.py",
+    "test_cutover_no_way_back.py",
+    "test_cutover_undo.py",
+    "test_many_kills.py",
+    "test_distributed.py",
+    "test_reconnect.py",
+    "test_review_browser.py",
+)
+"""Files that take half a minute and more: one of them that begins last would be waited for by all processes."""
 _PROVISIONS: Final = pytest.StashKey[dict[str, Provision]]()
 _PREFECT_HOME: Final = pytest.StashKey[str]()
 
@@ -99,7 +115,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there is a Dragonfly, that is the target; a Redis beside it only if asked for, and in a few files."""
+    """The longest files first.  Where there is a Dragonfly, that is the target; a Redis beside it only if asked for.
+
+    Files are handed out whole and in this order; a few, about what differs, keep both targets.
+    """
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
     here = config.stash[_PROVISIONS]["green dragonfly"].start is not None
     if not here or os.environ.get("GREENFLY_TEST_BOTH_TARGETS") == "1":
         return

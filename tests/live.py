@@ -1,6 +1,7 @@
 """A live move as a team runs it: a configuration file, a dotenv file, `greenfly sync` as a process of its own.
 
-Everything is driven through the command line in processes, so that they can be killed; nothing here knows the engine.
+Everything is driven through the command line, and what a test kills has a process of its own; nothing here knows the
+engine.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import TracebackType
 from typing import Final, Self
 
 import pytest
 
 from tests.cli import ASSESS_VARIABLE
+from tests.inprocess import run_in
 
 _ROOT: Final = Path(__file__).parent.parent
 deep: Final = pytest.mark.skipif(
@@ -120,8 +123,11 @@ path = "{self.env_file}"
         self.processes.append(process)
         return process
 
-    def run(self, *arguments: str, timeout: float = 120.0) -> Done:
-        """A command to its end."""
+    def run(self, *arguments: str) -> Done:
+        """A command to its end: in this process, and in one of its own where other threads of the test go on."""
+        if current_thread() is main_thread():
+            here = run_in(self.folder, self._environment(), *arguments)
+            return Done(here.exit_code, here.stdout, here.stderr)
         done = subprocess.run(
             [sys.executable, "-m", "greenfly", *arguments],
             cwd=self.folder,
@@ -129,7 +135,7 @@ path = "{self.env_file}"
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=120.0,
             check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr)
