@@ -47,7 +47,10 @@ COMMANDS = (
         ("metrics", "serve"),
         ("metrics", "write"),
     ),
-    *(("review",), *(("review", name) for name in ("list", "approve", "reject", "waive", "token"))),
+    *(
+        ("review",),
+        *(("review", name) for name in ("list", "approve", "reject", "waive", "unwaive", "waivers", "token")),
+    ),
     *(("assess",), *(("assess", name) for name in ("acl", "rights", "waive", "unwaive", "waivers"))),
 )
 HEAVY = (
