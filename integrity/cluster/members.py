@@ -7,18 +7,22 @@ master's place within a second, and a node that has joined without a slot is giv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Final
 
 from integrity.cluster.nodes import Nodes, Place, node_target, seeds
 from integrity.cluster.sentinel import ask_sentinel, find_master
 from integrity.endpoint import Endpoint
-from integrity.errors import Refused, ServerError, ServerNotReady, ServerUnreachable
+from integrity.errors import GreenflyError, Refused, ServerError, ServerNotReady, ServerUnreachable
 from integrity.replies import ErrorReply, Reply
 from integrity.wire import Target, pack
 
 _CONNECT_SECONDS: Final = 2.0
+_AT_A_TIME: Final = 16
+_AWAY: Final = (ServerUnreachable, ServerNotReady)
 _NODES: Final = pack(b"CLUSTER", b"NODES")
 _SLOTS: Final = pack(b"CLUSTER", b"SLOTS")
 
@@ -60,24 +64,32 @@ def read_members(endpoint: Endpoint, known: Sequence[Place] = ()) -> tuple[Membe
 def on_each(members: Sequence[Member], do: Callable[[Member], object]) -> tuple[Member, ...]:
     """Do something on every node, also on those behind one that fails, and tell which are dead.
 
-    Dead is what does not answer and is held for dead by the other nodes, too: nobody can write there for now.
+    Those of one role that stand together have their turn at the same time, each in a thread: a fence over a hundred
+    nodes must not take a hundred times as long.  Dead is what does not answer and is held for dead by the other nodes,
+    too: nobody can write there for now.
 
     :raises GreenflyError: the first failure, when all nodes had their turn.
     """
-    dead: list[Member] = []
-    failure: ServerError | Refused | None = None
-    for member in members:
+
+    def attempt(member: Member) -> GreenflyError | None:
         try:
             do(member)
-        except (ServerUnreachable, ServerNotReady) as error:
-            if member.failed:
-                dead.append(member)
-            else:
-                failure = failure or error
         except (ServerError, Refused) as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
+            return error
+        return None
+
+    failures: list[tuple[Member, GreenflyError | None]] = []
+    for _, of_a_role in groupby(members, key=lambda member: member.is_master):
+        group = list(of_a_role)
+        if not group[1:]:
+            failures += [(member, attempt(member)) for member in group]
+            continue
+        with ThreadPoolExecutor(min(_AT_A_TIME, len(group)), thread_name_prefix="greenfly:node") as pool:
+            failures += zip(group, pool.map(attempt, group), strict=True)
+    dead = [member for member, error in failures if member.failed and isinstance(error, _AWAY)]
+    for member, error in failures:
+        if error is not None and member not in dead:
+            raise error
     return tuple(dead)
 
 

@@ -61,7 +61,7 @@ def close_applications(endpoint: Endpoint, identity: Identity) -> int:
     :raises ServerError: a node cannot be asked, and is not known to be dead.
     """
     seen: dict[str, set[int]] = {}
-    closed = 0
+    closed: list[int] = []
     members = read_members(endpoint)
 
     def look(member: Member) -> None:
@@ -69,16 +69,15 @@ def close_applications(endpoint: Endpoint, identity: Identity) -> int:
             seen[member.name] = {client.id for client in application_clients(connection, identity)}
 
     def close(member: Member) -> None:
-        nonlocal closed
         with member.endpoint.connect("clients") as connection:
             there = application_clients(connection, identity)
-            closed += kill(connection, [client for client in there if client.id in seen[member.name]])
+            closed.append(kill(connection, [client for client in there if client.id in seen[member.name]]))
 
     dead = on_each(members, look)
     # One of Greenfly's own says its name right after it was opened, and is none the second time.
     sleep(_NAMED_SECONDS)
     on_each([member for member in members if member not in dead], close)
-    return closed
+    return sum(closed)
 
 
 def wait_until_moved(

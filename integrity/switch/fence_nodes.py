@@ -81,7 +81,7 @@ class NodesFence:
 
         :raises ServerError: a node cannot be reached, dead ones included, or does not tell.
         """
-        return _together([(m, self._fence(m).probe()) for m in self._all_members()])
+        return _together([(member, probe) for member, _, probe in self._probed()])
 
     def plan(self) -> FencePlan:
         """A plan for each node, by one method for all.
@@ -89,15 +89,13 @@ class NodesFence:
         :raises Refused: nothing is possible on all of them, a fence stands on one, or one is dead.
         :raises ServerError: a node cannot be asked.
         """
-        members = self._all_members()
-        fences = [self._fence(member) for member in members]
-        probes = [fence.probe() for fence in fences]
-        whole = _together(list(zip(members, probes, strict=True)))
+        probed = self._probed()
+        whole = _together([(member, probe) for member, _, probe in probed])
         require_plannable(self._endpoint, whole)
         method: Method = "acl" if whole.method == "acl" else "min-replicas"
         plans = [
             NodePlan(member.name, str(member.place), fence.plan_by(replace(probe, method=method)))
-            for member, fence, probe in zip(members, fences, probes, strict=True)
+            for member, fence, probe in probed
         ]
         return FencePlan(method, kept=whole.kept, nodes=tuple(plans))
 
@@ -162,7 +160,7 @@ class NodesFence:
             found.extend(f"{name} on {member.place}" for name in through)
 
         on_each(members, look)
-        return tuple(found)
+        return tuple(sorted(found))
 
     def stands(self) -> bool:
         """Whether there is anything of a fence on any node.
@@ -252,6 +250,18 @@ class NodesFence:
             )
         return members
 
+    def _probed(self) -> list[tuple[Member, Fence, FenceProbe]]:
+        """What each node allows, in their order."""
+        found: dict[str, tuple[Member, Fence, FenceProbe]] = {}
+
+        def look(member: Member) -> None:
+            fence = self._fence(member)
+            found[member.name] = member, fence, fence.probe()
+
+        members = self._all_members()
+        on_each(members, look)
+        return [found[member.name] for member in members]
+
     def _fence(self, member: Member) -> Fence:
         return Fence(member.endpoint, software_of(member.endpoint), keep_users=self._keep_users)
 
@@ -287,6 +297,7 @@ def _together(probes: Sequence[tuple[Member, FenceProbe]]) -> FenceProbe:
         kept=union([probe.kept for probe in told]),
         own_user=told[0].own_user,
         own_user_fenced=any(probe.own_user_fenced for probe in told),
+        nodes=len(told),
         already_fenced=any(probe.already_fenced for probe in told),
     )
 

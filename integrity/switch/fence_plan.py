@@ -116,6 +116,8 @@ class FenceProbe:
     """The user that Greenfly is configured with; None where the server does not tell."""
     own_user_fenced: bool = False
     """Whether Greenfly has to write through :func:`~integrity.switch.own_user.elevated` behind the fence."""
+    nodes: int = 1
+    """How many nodes it is about."""
     already_fenced: bool = False
     """Whether a fence stands there now; it has to be lifted by its recorded plan before another is planned."""
 

@@ -253,6 +253,8 @@ class Gates:
                 "cutover.fallback to false.",
             )
         users = ", ".join(probe.users) or "nobody"
+        if probe.nodes > 1:
+            users += f", on {probe.nodes} nodes"
         return Gate(
             "fence", True, f"{probe.method}: {users}", "possible", "Who will be refused to write to blue."
         )

@@ -7,9 +7,10 @@ says what must be there, and nothing else may be.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
@@ -75,10 +76,11 @@ class Acknowledged:
 
 @dataclass(slots=True)
 class ClusterLoad:
-    """Writers of a cluster or one server, wherever the environment sends them; a context manager."""
+    """Writers of blue or green, wherever the environment sends them; a context manager."""
 
     live: Live
-    cluster: RedisCluster
+    blue: Callable[[], _Client]
+    """A new client of the side that is moved from."""
     writers: int = 3
     pause: float = 0.004
     acknowledged: list[Acknowledged] = field(default_factory=list)
@@ -199,7 +201,7 @@ class ClusterLoad:
             if side == "green":
                 retry = Retry(NoBackoff(), 0)
                 return Redis.from_url(self.live.green_url, retry=retry, socket_timeout=30.0, protocol=2)
-            return application(self.cluster)
+            return self.blue()
         except _LOST:
             return None
 
@@ -350,7 +352,7 @@ def moved_cluster(
         environ.setenv("GREENFLY_LEASE_SECONDS", "3")
         live = stack.enter_context(Live(folder / "live", cluster.url, green.url, settings))
         rights = rules(cluster.nodes)
-        load = stack.enter_context(ClusterLoad(live, cluster))
+        load = stack.enter_context(ClusterLoad(live, partial(application, cluster)))
         sync = live.sync()
         conductor = stack.enter_context(ConductorProcess(live.folder))
         live.wait_until_clean()
