@@ -21,7 +21,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from greenfly.demo.dataset import FAMILIES, FILLER
-from greenfly.demo.process import free_port
+from greenfly.demo.process import TlsPair, free_port
 from greenfly.demo.servers import find_redis_server
 from tests.cli import CompletedRun
 from tests.oracle import Difference, Side, compare_sides
@@ -39,12 +39,20 @@ _SECONDS: Final = 20.0
 class Node:
     """One server of a cluster, on a port that it keeps."""
 
-    def __init__(self, program: Path, folder: Path, node_timeout_ms: int, extra: Sequence[str]) -> None:
+    def __init__(
+        self, program: Path, folder: Path, node_timeout_ms: int, extra: Sequence[str], tls: TlsPair | None
+    ) -> None:
         folder.mkdir(parents=True)
         self.port, bus = free_port(), free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
+        listen = ["--port", str(self.port)]
+        if tls is not None:
+            self.url = f"rediss://127.0.0.1:{self.port}?ssl_ca_certs={tls.ca_file}&client_name=test"
+            listen = ["--port", "0", "--tls-port", str(self.port), "--tls-cluster", "yes"]
+            listen += ["--tls-cert-file", str(tls.cert_file), "--tls-key-file", str(tls.key_file)]
+            listen += ["--tls-ca-cert-file", str(tls.ca_file), "--tls-auth-clients", "no"]
         self._command = [
-            *(str(program), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)),
+            *(str(program), *listen, "--bind", "127.0.0.1", "--dir", str(folder)),
             *("--save", "", "--appendonly", "no", "--cluster-enabled", "yes", "--cluster-port", str(bus)),
             *("--cluster-node-timeout", str(node_timeout_ms), "--cluster-config-file", "nodes.conf"),
             *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0", *extra),
@@ -99,6 +107,7 @@ class RedisCluster:
         node_timeout_ms: int | None = None,
         program: Path | None = None,
         extra: Sequence[str] = (),
+        tls: TlsPair | None = None,
     ) -> None:
         found = program or find_redis_server()
         if found is None:
@@ -107,9 +116,10 @@ class RedisCluster:
         # Where none is to die, a busy machine must not make it look as if one had.
         timeout = node_timeout_ms or (1500 if replicas else 5000)
         self.nodes: list[Node] = []
+        self._scheme = "redis" if tls is None else "rediss"
         try:
             for number in range(count):
-                self.nodes.append(Node(found, folder / f"node-{number}", timeout, extra))
+                self.nodes.append(Node(found, folder / f"node-{number}", timeout, extra, tls))
             self._join(masters)
         except BaseException:
             self.close()
@@ -167,7 +177,7 @@ class RedisCluster:
     def url(self) -> str:
         """What Greenfly is given: two of the nodes."""
         living = [node for node in self.nodes if node.runs]
-        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in living[:2])
+        return f"{self._scheme}+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in living[:2])
 
     def masters(self) -> list[Node]:
         """The nodes that are masters now, as they say themselves."""

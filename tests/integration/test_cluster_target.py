@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from greenfly.demo.process import TlsPair
 from tests.cli import Greenfly
 from tests.cluster import RedisCluster, deep, differences, fill_server
 from tests.inprocess import between, run_here
@@ -188,3 +190,52 @@ def test_a_snapshot_is_restored_into_a_cluster(
 
     assert done.exit_code == 0, done.stderr
     assert differences(blue.url, cluster) == []
+
+
+@deep
+def test_a_cluster_behind_tls_with_a_user_of_few_rights_is_filled_and_followed(
+    greenfly: Greenfly, blue: Store, tls_pair: TlsPair, tmp_path: Path
+) -> None:
+    fill_server(blue.url, KEYS)
+    send(blue.url, ("RPUSH", "big", *(b"%030d" % number for number in range(4000))))
+    rights = [
+        "on",
+        ">pw",
+        "~*",
+        "-@all",
+        "+@read",
+        "+@write",
+        "+@connection",
+        "+multi",
+        "+exec",
+        "+restore",
+        "+info",
+        "+time",
+        "+asking",
+    ]
+    listing = [f"+cluster|{word}" for word in ("slots", "nodes", "countkeysinslot", "getkeysinslot")]
+    flags = ("--conflict", "replace", "--target-ca", str(tls_pair.ca_file))
+    env = {"GREENFLY_BIG_VALUES__THRESHOLD_BYTES": "65536"}
+    with RedisCluster(tmp_path / "tls", tls=tls_pair) as cluster:
+        url = cluster.url.replace("://", "://mover:pw@")
+        for node in cluster.nodes:
+            node("ACL", "SETUSER", "mover", *rights, *listing[:2])
+        refused = migrate(greenfly, blue.url, url, *flags, env=env)
+        assert (refused.exit_code, cluster.keys()) == (24, 0), refused.stderr
+        for node in cluster.nodes:
+            node("ACL", "SETUSER", "mover", *listing)
+
+        run = migrate(greenfly, blue.url, url, *flags, env=env)
+        send(blue.url, ("SET", "late", "1"), ("DEL", "big"))
+        synced = run_here(
+            greenfly,
+            "sync",
+            *between(blue.url, url),
+            *flags,
+            *("--until-equal", "--no-snapshot", "--json"),
+            env=env,
+        )
+
+        assert run.at("verdict") == synced.at("verdict") == "PASS", run.stderr + synced.stderr
+        assert "pw@" not in run.stdout + run.stderr + synced.stdout + synced.stderr
+        assert differences(blue.url, cluster) == []
