@@ -26,7 +26,7 @@ from reports.at_risk import all_counts
 from reports.comparing import build_comparison
 from reports.course import build_copy, build_incidents, build_ranges
 from reports.endpoints import endpoint_after, endpoint_of
-from reports.events import event_moment, event_view
+from reports.events import EventView, event_moment, event_view
 from reports.exceptions import build_waivers, group_exceptions
 from reports.facts import Facts, masked_text
 from reports.finding_shapes import build_shapes
@@ -56,6 +56,7 @@ from reports.replicating import build_replication
 from reports.rules import RulesView, build_rules
 from reports.throttle import build_throttle
 
+_RESUMED: Final = "run.resumed"
 REPORT_ARTIFACTS: Final = frozenset({"report-html", "report-json", "findings-csv", "findings-parquet"})
 """A report cannot hold its own hash, and one that is written again replaces these files: they are not listed."""
 
@@ -105,7 +106,7 @@ def build_report(ledger: Ledger, run_id: str) -> RunReport:
         target_after=endpoint_after("target", run, details),
         assessment=assessment,
         approvals=build_approvals(ledger, run),
-        phases=_phases(phases, ledger.measurements(run.id)),
+        phases=_phases(phases, ledger.measurements(run.id), timeline),
         incidents=build_incidents(timeline),
         throttle=build_throttle(tuple(details.items()), run.started_at),
         ranges=build_ranges(ledger.checkpoints(run.id)),
@@ -199,17 +200,23 @@ def _coverage(phases: Sequence[Phase], details: dict[PhaseName, Facts], rules: R
     )
 
 
-def _phases(phases: Sequence[Phase], measurements: Sequence[Measurement]) -> tuple[PhaseView, ...]:
+def _phases(
+    phases: Sequence[Phase], measurements: Sequence[Measurement], timeline: Sequence[EventView]
+) -> tuple[PhaseView, ...]:
+    resumed = [
+        at for event in timeline if event.kind == _RESUMED and (at := event_moment(event.at)) is not None
+    ]
     samples: dict[PhaseName, list[Measurement]] = defaultdict(list)
     for measurement in measurements:
         samples[measurement.phase].append(measurement)
-    return tuple(_phase(phase, samples[phase.name]) for phase in phases)
+    return tuple(_phase(phase, samples[phase.name], resumed) for phase in phases)
 
 
-def _phase(phase: Phase, measurements: Sequence[Measurement]) -> PhaseView:
+def _phase(phase: Phase, measurements: Sequence[Measurement], resumed: Sequence[datetime]) -> PhaseView:
+    broken = any(phase.started_at < at < (phase.ended_at or at) for at in resumed)
     # The engine's own clock leaves out what the ledger's transactions around the phase cost.
     seconds = facts.number(phase.detail, "seconds")
-    if seconds is None and phase.ended_at is not None:
+    if phase.ended_at is not None and (seconds is None or broken):
         seconds = (phase.ended_at - phase.started_at).total_seconds()
     return PhaseView(
         name=phase.name,
@@ -217,11 +224,12 @@ def _phase(phase: Phase, measurements: Sequence[Measurement]) -> PhaseView:
         started_at=phase.started_at,
         ended_at=phase.ended_at,
         seconds=seconds,
+        resumed=broken,
         keys_expected=phase.keys_expected,
         keys=phase.keys,
         bytes=phase.bytes,
-        keys_per_second=phase.keys / seconds if seconds and phase.keys else None,
-        bytes_per_second=phase.bytes / seconds if seconds and phase.bytes else None,
+        keys_per_second=phase.keys / seconds if seconds and phase.keys and not broken else None,
+        bytes_per_second=phase.bytes / seconds if seconds and phase.bytes and not broken else None,
         client_cpu_seconds=facts.number(phase.detail, "client_cpu_seconds"),
         detail=facts.masked_table(phase.detail),
         samples=tuple(

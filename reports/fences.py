@@ -15,6 +15,9 @@ FENCE_METHODS: Final = {
     "min-replicas": "every write is refused (min-replicas-to-write)",
 }
 
+_LIFTS: Final = "open"
+"""The step that lifts the fence of the side that applications come to."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeFence:
@@ -33,16 +36,18 @@ class NodeFence:
 
 @dataclass(frozen=True, slots=True)
 class FenceView:
-    """The fence that one step planned."""
+    """The fence that one step put up, or lifted."""
 
     step: str
+    lifted: bool
+    """Whether the step lifts it; an earlier operation had put it up."""
     nodes: tuple[NodeFence, ...]
 
 
 def build_fences(records: Sequence[StepRecord]) -> tuple[FenceView, ...]:
     """One for each step that recorded a plan, in their order."""
     return tuple(
-        FenceView(masked_text(record.name), tuple(_nodes(plan)))
+        FenceView(masked_text(record.name), record.name == _LIFTS, tuple(_nodes(plan)))
         for record in records
         if record.attempts and (plan := facts.table(record.detail, "plan"))
     )

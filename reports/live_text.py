@@ -52,7 +52,8 @@ def pairs(table: Mapping[str, object], *left_out: str) -> str:
 def step_detail(step: StepView) -> str:
     """What a step recorded that no other section shows; inner tables are for machines."""
     plain = {
-        name: value
+        # Of a side that is dead nobody could count who is still there.
+        name: "not known" if name == "left" and value == -1 else value
         for name, value in step.detail.items()
         if not isinstance(value, dict) and value not in ("", [])
     }

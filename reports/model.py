@@ -173,6 +173,8 @@ class PhaseView:
     started_at: datetime
     ended_at: datetime | None
     seconds: float | None
+    resumed: bool
+    """Whether the run broke off in it and went on later; *seconds* holds the time in between, and no rate is told."""
     keys_expected: int
     keys: int
     bytes: int

@@ -147,9 +147,27 @@ def test_the_fence_of_every_node_is_listed(ledger: Ledger, tmp_path: Path) -> No
         ("blue-1:6379", "min-replicas", (), ()),
     ]
     page = Page(written(ledger, run.id, tmp_path / "report")[0])
-    assert "Step pause: 2 nodes" in page.text
+    assert "Put up by step pause: 2 nodes" in page.text
     assert "default, <b>app" in page.text
     assert "every client" in page.text
+
+
+def test_a_phase_in_which_the_run_broke_off_tells_no_rate(ledger: Ledger, tmp_path: Path) -> None:
+    run = ledger.start_run(RunKind.MIGRATE, Settings(state_dir=tmp_path))
+    run.phase_started(PhaseName.STREAM, 20_000)
+    run.finish(RunState.INTERRUPTED, verdict=Verdict.INCONCLUSIVE, reason="stopped")
+    again = ledger.take_over(run.id, 30.0)
+    again.phase_started(PhaseName.STREAM, 20_000)
+    again.phase_ended(PhaseName.STREAM, PhaseState.DONE, keys=20_000, size=1, detail={"seconds": 0.001})
+    again.phase_started(PhaseName.VERIFY, 20_000)
+    again.phase_ended(PhaseName.VERIFY, PhaseState.DONE, keys=20_000, size=1, detail={"seconds": 1.0})
+    stream, verify = build_report(ledger, run.id).phases
+    assert (stream.resumed, stream.keys_per_second) == (True, None)
+    assert stream.seconds is not None
+    assert stream.seconds > 0.001
+    assert (verify.resumed, verify.keys_per_second) == (False, 20_000)
+    page = Page(written(ledger, run.id, tmp_path / "report")[0])
+    assert "The run broke off in stream and went on later" in page.text
 
 
 def test_a_snapshots_report_leaves_out_what_it_cannot_say(ledger: Ledger, tmp_path: Path) -> None:
