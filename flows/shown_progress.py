@@ -58,8 +58,10 @@ class FlowProgress(Progress):
             self._inner.advance(keys, size)
 
     def say(self, text: str) -> None:
-        """Log a line."""
+        """Log a line, and show it where somebody waits for the flow at a terminal."""
         self._logger.info(text)
+        if self._inner:
+            self._inner.say(text)
 
     def show(self, text: str) -> None:
         """On a terminal only; a log would fill with it."""

@@ -21,6 +21,7 @@ from urllib.request import urlopen
 
 from flows.sequence import Outcome
 from greenfly.demo.process import end_process, free_port
+from integrity.address import mask_url
 from integrity.errors import OrchestratorFailed
 from integrity.ledger.database import prepare_state_dir
 from integrity.progress import Progress
@@ -129,7 +130,12 @@ def run_flow(settings: Settings, progress: Progress, name: str, parameters: Flow
     :raises GreenflyError: the run broke off.
     """
     prepare_environment(settings.state_dir)
-    progress.say("Starting the flow on Prefect (a local server needs some seconds).")
+    known = os.environ.get("PREFECT_API_URL")
+    progress.say(
+        f"Starting the flow on Prefect at {mask_url(known.removesuffix('/api'))}."
+        if known
+        else "Starting the flow on Prefect (a local server needs some seconds)."
+    )
     with local_server(settings.state_dir):
         from httpx import HTTPError
         from prefect.exceptions import PrefectException

@@ -63,12 +63,15 @@ def test_no_clock_moves_applications(state_dir: Path, name: str) -> None:
 
 def test_the_file_for_work_pools_deploys_the_same_flows_with_the_same_triggers(state_dir: Path) -> None:
     file = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())
+    assert file["pull"] == [], "else Prefect looks for a folder of the machine that deployed"
     entries = {_flow_of(entry): entry for entry in file["deployments"]}
     served = by_flow(deployments(settings_of(state_dir)))
     assert {flow.name.removeprefix("greenfly-") for flow in entries} == served.keys()
     for flow, entry in entries.items():
         ours = served[flow.name.removeprefix("greenfly-")]
         assert (entry["name"], entry["tags"]) == (ours.name, ours.tags)
+        # A worker runs flows in an empty folder of its own: no file of the repository is there.
+        assert entry["entrypoint"] == ours.entrypoint
         triggers = [DeploymentEventTrigger.model_validate(one) for one in entry.get("triggers", ())]
         assert [_told(one) for one in triggers] == [
             _told(one) for one in ours.triggers if isinstance(one, DeploymentEventTrigger)
@@ -78,8 +81,8 @@ def test_the_file_for_work_pools_deploys_the_same_flows_with_the_same_triggers(s
 
 
 def _flow_of(entry: Mapping[str, object]) -> Flow[..., object]:
-    path, name = str(entry["entrypoint"]).split(":")
-    flow = getattr(import_module(path.removesuffix(".py").replace("/", ".")), name)
+    module, _, name = str(entry["entrypoint"]).rpartition(".")
+    flow = getattr(import_module(module), name)
     assert isinstance(flow, Flow)
     return flow
 
