@@ -289,9 +289,10 @@ _NEEDED: Final[dict[tuple[Side, RunPart], tuple[Right, ...]]] = {
 _ON_A_NODE: Final = (
     _right("cluster|slots"),
     _right("cluster|nodes"),
-    _right("cluster|countkeysinslot", b"0"),
-    _right("cluster|getkeysinslot", b"0", b"1"),
-    _right("asking"),
+    # A Dragonfly lists no slots, and asks for nothing.
+    _right("cluster|countkeysinslot", b"0", engines=_REDIS),
+    _right("cluster|getkeysinslot", b"0", b"1", engines=_REDIS),
+    _right("asking", engines=_REDIS),
 )
 """What every node of a cluster is asked besides."""
 
@@ -303,7 +304,9 @@ def rights(
 
     :param clustered: to a node of a cluster.
     """
-    found: dict[str, Right] = {right.command: right for right in _ON_A_NODE} if clustered else {}
+    found: dict[str, Right] = (
+        {right.command: right for right in _ON_A_NODE if engine in right.engines} if clustered else {}
+    )
     for part in sorted(parts):
         for right in _NEEDED[side, part]:
             if engine in right.engines and not found.get(right.command, _OPTIONAL).needed:

@@ -25,6 +25,8 @@ from integrity.errors import PermissionRefused, ProtocolError
 _SPEED: Final = frozenset({"slow", "fast", "dangerous"})
 _INTROSPECTION: Final = frozenset({"command", "function"})
 """Containers whose subcommands only look, unless they are marked as writes (FUNCTION LOAD)."""
+_OF_OPERATORS: Final = frozenset({"dfly", "dflycluster"})
+"""Sent to a Dragonfly by those who run it, and not marked so."""
 _LISTED: Final = 30
 
 
@@ -92,6 +94,8 @@ def _kind(use: CommandUse, source: CommandTable | None, seen: frozenset[str]) ->
             return "tool"
     if use.always_fails:
         return "failing"
+    if use.container in _OF_OPERATORS:
+        return "administration"
     entry = source.find(use.name) or source.find(use.container) if source is not None else None
     if entry is not None and _administrative(entry):
         return "administration"

@@ -13,8 +13,10 @@ from integrity.assess.runner import look, make_checks
 from integrity.assess.subject import Subject
 from tests.assessing import subject_of
 from tests.cli import ASSESS_VARIABLE, Greenfly
-from tests.cluster import Node, RedisCluster
+from tests.cluster import Node, RedisCluster, deep, fill_server
 from tests.conftest import StartDragonfly
+from tests.dragonfly_cluster import DragonflyCluster
+from tests.inprocess import between, run_here
 from tests.runs import migrate
 from tests.servers import Store
 
@@ -194,6 +196,24 @@ def used(node: Node) -> str:
     return parse_info(told)["used_memory"]
 
 
+@deep
+@pytest.mark.dragonfly
+def test_a_cluster_of_dragonflies_is_looked_at_node_by_node(blue: Store) -> None:
+    with DragonflyCluster() as several:
+        fill_server(blue.url, 300)
+        blue.client.config_resetstat()
+        onto = make_checks(subject_of(blue.url, several.url), all_checks())
+        back = make_checks(subject_of(several.url, blue.url), all_checks())
+
+    for results in (onto, back):
+        unknown = [result.check for result in results if result.outcome is Outcome.UNKNOWN]
+        assert set(unknown) <= {"commands.options", "commands.unknown", "clients.notifications"}
+    rights = next(result for result in back if result.check == "rights.source")
+    assert rights.outcome is Outcome.PASSED
+    used = next(result for result in back if result.check == "commands.unknown")
+    assert used.items == ()
+
+
 # -- commands -------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +222,7 @@ def test_a_cluster_is_assessed_and_then_moved(
     greenfly: Greenfly, cluster: RedisCluster, start_dragonfly: StartDragonfly
 ) -> None:
     with start_dragonfly("--cluster_mode=emulated") as green:
-        assessed = greenfly("assess", "--source", cluster.url, "--target", green.url, "--json", env=ASSESSED)
+        assessed = run_here(greenfly, "assess", *between(cluster.url, green.url), "--json", env=ASSESSED)
         moved = migrate(greenfly, cluster.url, green.url, "--strategy", "copy", env=ASSESSED)
 
     assert assessed.exit_code == 0, assessed.stderr
