@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -185,26 +184,23 @@ def test_a_snapshot_holds_every_master_and_can_be_restored(
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "exit_code", "word"),
+    ("flags", "word"),
     [
-        ("migrate", ("--strategy", "native"), 2, "--strategy copy"),
-        ("migrate", ("--snapshot-method", "replication"), 2, "snapshot.method"),
-        ("migrate", ("--replica", "redis://127.0.0.1:1"), 2, "replica.url"),
-        ("assess", (), 4, "cluster"),
+        (("--strategy", "native"), "--strategy copy"),
+        (("--snapshot-method", "replication"), "snapshot.method"),
+        (("--replica", "redis://127.0.0.1:1"), "replica.url"),
     ],
 )
 def test_what_is_not_done_with_a_cluster_is_refused_before_anything_is_written(
     greenfly: Greenfly,
     whole: RedisCluster,
     green_redis: Store,
-    command: str,
     flags: tuple[str, ...],
-    exit_code: int,
     word: str,
 ) -> None:
-    run = run_here(greenfly, command, *between(whole.url, green_redis.url), *flags)
+    run = run_here(greenfly, "migrate", *between(whole.url, green_redis.url), *flags)
 
-    assert run.exit_code == exit_code, run.stderr
+    assert run.exit_code == 2, run.stderr
     assert word in run.stderr
     assert green_redis.client.dbsize() == 0
 
@@ -225,30 +221,6 @@ def test_following_a_cluster_by_what_one_server_does_is_refused(
     )
 
     assert run.exit_code == 2, run.stderr
-
-
-def test_a_cutover_from_a_cluster_is_refused(
-    greenfly: Greenfly, whole: RedisCluster, green_redis: Store, tmp_path: Path
-) -> None:
-    file = tmp_path / "app.env"
-    file.write_text("REDIS_URL=redis://127.0.0.1:1\n")
-    synced = run_here(
-        greenfly, "sync", *between(whole.url, green_redis.url), "--until-equal", "--no-snapshot", "--json"
-    )
-    assert synced.at("verdict") == "PASS", synced.stderr
-
-    run = run_here(
-        greenfly,
-        "cutover",
-        str(synced.at("run")),
-        *between(whole.url, green_redis.url),
-        "--yes",
-        env={"GREENFLY_SWITCH__KIND": "dotenv", "GREENFLY_SWITCH__DOTENV__PATH": str(file)},
-    )
-
-    assert run.exit_code == 4, run.stderr
-    assert "is a cluster" in run.stderr
-    assert file.read_text() == "REDIS_URL=redis://127.0.0.1:1\n"
 
 
 # -- Dragonfly that emulates a cluster ---------------------------------------------------------------------------------
