@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from threading import Event
 
 import pytest
+from redis.crc import key_slot
 
 from integrity.address import parse_address
 from integrity.cluster.changed import require_same_masters
@@ -163,3 +166,55 @@ def test_nothing_is_concluded_about_a_cluster_that_lost_a_master_meanwhile(green
     green.fail_over(owner)
     with pytest.raises(ServerRestarted):
         require_same_masters(endpoint, before)
+
+
+@deep
+def test_values_in_pieces_arrive_whole_while_their_slots_go_round_all_the_time(
+    greenfly: Greenfly, blue: Store, green: RedisCluster
+) -> None:
+    names = [b"k%d" % number for number in range(120)]
+    with Raw(blue.url) as raw:
+        for number, name in enumerate(names):
+            items = [b"%030d" % item for item in range(1500)]
+            if number % 3 == 0:
+                raw("RPUSH", name, *items)
+            elif number % 3 == 1:
+                raw("ZADD", name, *(part for n, item in enumerate(items) for part in (n * 1.1, item)))
+            else:
+                raw("HSET", name, *(part for item in items for part in (item, b"x")))
+            if number % 4 == 0:
+                raw("PEXPIRE", name, 3_600_000)
+    green.send([("SET", name, "old") for name in names])
+    slots = [int(key_slot(name)) for name in names]
+    stop, rng = Event(), Random(3)
+    moved = 0
+
+    def go_round() -> None:
+        nonlocal moved
+        while not stop.is_set():
+            slot = rng.choice(slots)
+            green.move_slot(slot, rng.choice([n for n in green.masters() if n is not green.owner(slot)]))
+            moved += 1
+
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(go_round)
+        try:
+            run = migrate(
+                greenfly,
+                blue.url,
+                green.url,
+                *("--conflict", "replace"),
+                env={
+                    "GREENFLY_BIG_VALUES__THRESHOLD_BYTES": "16384",
+                    "GREENFLY_BIG_VALUES__PIECE_ELEMENTS": "200",
+                },
+            )
+        finally:
+            stop.set()
+        done.result()
+
+    green.wait_until_whole()
+    assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stderr
+    assert detail(run, "stream", "rewritten") == len(names)
+    assert moved > 20
+    assert differences(blue.url, green) == []
