@@ -82,3 +82,9 @@ def elements_of(reply: Reply) -> list[bytes]:
 def plural(count: int, noun: str) -> str:
     """``1 element``, ``2 elements``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def apart(noun: str, **counts: int) -> str:
+    """``1 field with another value, 2 fields only on the source``; what there is none of is left out."""
+    told = [f"{plural(count, noun)} {how.replace('_', ' ')}" for how, count in counts.items() if count]
+    return ", ".join(told) or "no difference left"

@@ -12,7 +12,7 @@ from typing import Final
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_of_sum, digest_unordered
-from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.base import MalformedReply, apart, elements_of
 from integrity.kinds.field_expiry import ExpiryWriter, FieldExpiries, field_expiries
 from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, chunks, scanned_elements
 from integrity.replies import Reply
@@ -55,9 +55,11 @@ class HashKind:
     def difference(self, source: Reply, target: Reply) -> str:
         left, right = _table(source), _table(target)
         changed = sum(1 for field, value in left.items() if field in right and right[field] != value)
-        return (
-            f"{plural(changed, 'field')} with another value, {len(left.keys() - right.keys()):,} only on the source, "
-            f"{len(right.keys() - left.keys()):,} only on the target"
+        return apart(
+            "field",
+            with_another_value=changed,
+            only_on_the_source=len(left.keys() - right.keys()),
+            only_on_the_target=len(right.keys() - left.keys()),
         )
 
     def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_of_sum, digest_unordered
-from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.base import MalformedReply, apart, elements_of
 from integrity.kinds.member_expiry import MemberExpiryWriter
 from integrity.kinds.pieces import Piece, PieceSize, PieceWriter, chunks, scanned_elements
 from integrity.replies import Reply
@@ -37,7 +37,7 @@ class SetKind:
 
     def difference(self, source: Reply, target: Reply) -> str:
         left, right = set(elements_of(source)), set(elements_of(target))
-        return f"{plural(len(left - right), 'member')} only on the source, {len(right - left):,} only on the target"
+        return apart("member", only_on_the_source=len(left - right), only_on_the_target=len(right - left))
 
     def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
         for members in scanned_elements(connection, b"SSCAN", b"SCARD", key, size, limit):

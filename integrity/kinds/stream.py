@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from integrity.checksum import digest_bytes, digest_sequence
-from integrity.kinds.base import MalformedReply, plural
+from integrity.kinds.base import MalformedReply
 from integrity.kinds.pieces import Piece, PieceSize, SequenceHasher
 from integrity.kinds.stream_pieces import read_stream, write_stream
 from integrity.kinds.stream_reply import (
@@ -88,10 +88,12 @@ class StreamKind:
         ours, theirs = reply_list(left[b"entries"], "entries"), reply_list(right[b"entries"], "entries")
         if ours != theirs:
             differing = sum(1 for a, b in zip(ours, theirs, strict=False) if a != b)
-            lengths = (
-                f" ({plural(len(ours), 'entry')} against {len(theirs):,})" if len(ours) != len(theirs) else ""
-            )
-            parts.append(f"{differing:,} entries differ{lengths}")
+            lengths = f"{len(ours):,} against {len(theirs):,}"
+            if not differing:
+                parts.append(f"{lengths} entries")
+            else:
+                told = "1 entry differs" if differing == 1 else f"{differing:,} entries differ"
+                parts.append(told if len(ours) == len(theirs) else f"{told} ({lengths})")
         if left[b"last-generated-id"] != right[b"last-generated-id"]:
             parts.append("another last id")
         if _groups(left[b"groups"]) != _groups(right[b"groups"]):

@@ -13,7 +13,7 @@ from typing import Final
 from xxhash import xxh3_128_intdigest
 
 from integrity.checksum import digest_of_sum, digest_unordered
-from integrity.kinds.base import MalformedReply, elements_of, plural
+from integrity.kinds.base import MalformedReply, apart, elements_of
 from integrity.kinds.pieces import (
     Piece,
     PieceSize,
@@ -61,10 +61,11 @@ class SortedSetKind:
     def difference(self, source: Reply, target: Reply) -> str:
         left, right = _table(source), _table(target)
         changed = [m for m, score in left.items() if m in right and right[m] != score]
-        return (
-            f"{plural(len(changed), 'member')} with another score, "
-            f"{len(left.keys() - right.keys()):,} only on the source, "
-            f"{len(right.keys() - left.keys()):,} only on the target"
+        return apart(
+            "member",
+            with_another_score=len(changed),
+            only_on_the_source=len(left.keys() - right.keys()),
+            only_on_the_target=len(right.keys() - left.keys()),
         )
 
     def pieces(self, connection: Connection, key: bytes, size: int, limit: PieceSize) -> Iterator[Piece]:
