@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
 import httpx
 import pytest
 
+from flows.approval_desk import wait_in_ledger
 from greenfly.review_actions import actions_of
+from integrity.errors import Refused
 from integrity.ledger import Ledger, open_ledger
 from integrity.ledger.models import FindingClass, RunKind, RunState, Verdict
+from integrity.ledger.naming import operator_name
+from integrity.ledger.reviews import Separate, decide
 from integrity.ledger.store import NewFinding
+from integrity.ledger.vocabulary import Decision
+from integrity.progress import Silent
 from integrity.settings import Settings, load_settings
 from reports.review import RollbackRequest
 from tests.cli import Greenfly
@@ -118,6 +125,38 @@ def test_decisions_of_the_command_line_are_those_of_the_page(
     stands = {str(listed.at("gates", place, "gate")): listed.at("gates", place, "stands") for place in (0, 1)}
     assert stands == {"cutover": "approved", "review": "repeat asked for"}
     assert run_here(greenfly, "review", "list", "--open").stdout == "Nothing to decide.\n"
+
+
+@dataclass(slots=True)
+class Answering(Silent):
+    """Somebody who decides as soon as the cutover waits."""
+
+    ledger: Ledger
+    run: str
+    decision: Decision
+
+    def say(self, text: str) -> None:
+        """Decide."""
+        decide(self.ledger.engine, self.run, "cutover", self.decision, "ada", "because", Separate())
+
+
+def test_a_cutover_that_waits_goes_on_with_a_yes_and_ends_with_a_no(
+    settings: Settings, ledger: Ledger, run: str
+) -> None:
+    waiting = {"state_dir": settings.state_dir, "cutover": {"approvals": 1}}
+    patient = load_settings(waiting, environ={}).settings
+    for no in (Decision.REJECTED, Decision.REPEAT):
+        with pytest.raises(Refused, match="ada"):
+            wait_in_ledger(patient, run, Answering(ledger, run, no))
+    wait_in_ledger(patient, run, Answering(ledger, run, Decision.APPROVED))
+    asked = [event.actor for event in ledger.events(run) if event.kind == "approval.requested"]
+    assert asked == [operator_name()] * 3
+
+    other = ledger.start_run(RunKind.SYNC, settings)
+    other.close()
+    hasty = load_settings(waiting | {"flows": {"approval_seconds": 1}}, environ={}).settings
+    with pytest.raises(Refused, match="Nobody"):
+        wait_in_ledger(hasty, other.id, Silent())
 
 
 def test_a_waiver_from_the_command_line_names_a_key_of_any_bytes(greenfly: Greenfly, run: str) -> None:
