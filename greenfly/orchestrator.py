@@ -33,12 +33,13 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 180.0
 """A server needs some 10 s, 20 s on a fresh home, longer on a busy machine."""
 
+_RUNS_LEVEL: Final = "PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL"
 _DEFAULTS: Final = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # What a flow logs is on the server; the terminal belongs to the progress and the outcome.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL": "CRITICAL",
+    _RUNS_LEVEL: "CRITICAL",
 }
 
 
@@ -167,6 +168,8 @@ def serve_flows(settings: Settings, progress: Progress, *, config_file: Path | N
     :raises OrchestratorFailed: Prefect's server could not be started or reached.
     :raises ConfigurationError: a schedule cannot be used.
     """
+    # Nobody waits for one outcome here: what flow runs log is what there is to be seen.
+    os.environ.setdefault(_RUNS_LEVEL, "INFO")
     prepare_environment(settings.state_dir)
     prepare_state_dir(settings.state_dir)
     os.environ["GREENFLY_STATE_DIR"] = str(settings.state_dir.resolve())
