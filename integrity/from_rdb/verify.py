@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from integrity.cluster.changed import require_same_masters
 from integrity.from_rdb.bodies import Bodies
 from integrity.from_rdb.compare import FileComparer
 from integrity.from_rdb.places import Places
@@ -59,6 +60,7 @@ def verify_file(subject: Subject, selection: Selection, detail: dict[str, object
         )
         comparer.compare(manifest)
         comparer.search(places, sorted(onto), databases)
+    require_same_masters(subject.target, identity)
     waived = let_pass(run.ledger, run.handle, settings)
     totals, counts = comparer.totals, run.ledger.finding_counts(run.id)
     unreadable = counts.get((FindingClass.UNREADABLE, FindingState.OPEN), 0)

@@ -40,13 +40,14 @@ def send(url: str, *commands: tuple[Argument, ...]) -> None:
             raw(*command)
 
 
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=deep)])
 def test_every_key_of_a_server_goes_to_the_master_that_serves_it(
-    greenfly: Greenfly, blue: Store, cluster: RedisCluster
+    greenfly: Greenfly, blue: Store, cluster: RedisCluster, workers: str
 ) -> None:
     fill_server(blue.url, KEYS)
     send(blue.url, *(("SET", name, b"x") for name in STRANGE))
 
-    run = migrate(greenfly, blue.url, cluster.url, "--workers", "2")
+    run = migrate(greenfly, blue.url, cluster.url, "--workers", workers)
 
     assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stderr
     assert detail(run, "stream", "written") == detail(run, "verify", "compared") == KEYS + len(STRANGE)
