@@ -10,6 +10,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Final, Self
 
+from integrity.cluster.sentinel import find_master
 from integrity.endpoint import Endpoint
 from integrity.wire import Connection
 
@@ -34,17 +35,27 @@ class Standby:
     ) -> None:
         self._close()
 
-    def connection(self) -> Connection:
+    def connection(self, *, sure: bool = False) -> Connection:
         """A connection with no command in flight.
 
+        :param sure: see to it that Sentinels still name the server it leads to.  One that was replaced goes on as a
+            master for eight seconds and more, and closes no connection meanwhile.
         :raises ServerError: the server cannot be reached.
         """
         now = monotonic()
+        if sure and self._open is not None and self._is_replaced(self._open):
+            self._close()
         if self._open is None or now - self._used > _IDLE_SECONDS:
             self._close()
             self._open = self._endpoint.connect(self._purpose, self._database)
         self._used = now
         return self._open
+
+    def _is_replaced(self, connection: Connection) -> bool:
+        if self._endpoint.address.mode != "sentinel":
+            return False
+        address = connection.target.address
+        return find_master(self._endpoint.target) != (address.host, address.port)
 
     def _close(self) -> None:
         if self._open is not None:

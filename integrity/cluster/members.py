@@ -93,6 +93,11 @@ def on_each(members: Sequence[Member], do: Callable[[Member], object]) -> tuple[
     return tuple(dead)
 
 
+def unlisted_member(endpoint: Endpoint, place: Place) -> Member:
+    """A server that Sentinels knew of, and do not list now; where it does not answer, it counts as dead."""
+    return _member(endpoint.target, str(place), place, is_master=False, failed=True)
+
+
 def _member(target: Target, name: str, place: Place, is_master: bool, failed: bool) -> Member:
     reached = _hasty(target) if failed else target
     return Member(name, Endpoint(node_target(reached, place)), is_master, failed)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from integrity.cluster.members import Member, on_each, read_members
+from integrity.cluster.members import Member, on_each, read_members, unlisted_member
 from integrity.cluster.nodes import Place
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import Refused
@@ -230,10 +230,15 @@ class NodesFence:
 
     def _members(self, plan: FencePlan | None = None) -> tuple[Member, ...]:
         """All nodes; the master alone where the plan is that of one server."""
-        known = [_place(node.place) for node in plan.nodes] if plan is not None else []
-        members = read_members(self._endpoint, known)
+        known = {node.name: _place(node.place) for node in plan.nodes} if plan is not None else {}
+        members = read_members(self._endpoint, list(known.values()))
         if plan is not None and not plan.nodes:
             return tuple(member for member in members if member.is_master)
+        if self._endpoint.address.mode == "sentinel":
+            # They forget the old master for a moment while they change it for another.
+            listed = {member.name for member in members}
+            unlisted = [place for name, place in known.items() if name not in listed]
+            return (*(unlisted_member(self._endpoint, place) for place in unlisted), *members)
         return members
 
     def _all_members(self) -> tuple[Member, ...]:

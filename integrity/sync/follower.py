@@ -602,7 +602,7 @@ class Follower:
     def _watch_restarts(self) -> None:
         """A server that came back between two commands may have lost what it held, and no connection told of it."""
         for side, identity in (("source", self.link.source_identity), ("target", self.link.target_identity)):
-            require_not_restarted(self._standby(side, 0).connection(), identity)
+            require_not_restarted(self._standby(side, 0).connection(sure=True), identity)
 
     def _watch_swaps(self) -> None:
         """SWAPDB is announced by nothing, but counted."""

@@ -240,7 +240,7 @@ def new_node(folder: Path) -> Node:
     """One that is in no cluster yet."""
     program = find_redis_server()
     assert program is not None
-    return Node(program, folder / "joined", 1500, ())
+    return Node(program, folder / "joined", 1500, (), None)
 
 
 def join(cluster: RedisCluster, joined: Node) -> None:

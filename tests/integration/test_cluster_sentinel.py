@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from greenfly.demo.dataset import fill
 from greenfly.demo.process import free_port
 from greenfly.demo.servers import find_redis_server
+from integrity.cluster.sentinel import find_master
 from integrity.endpoint import Endpoint
 from integrity.errors import ConfigurationError, Refused, ServerNotReady, ServerUnreachable
 from integrity.settings import EndpointSettings
+from integrity.standby import Standby
 from integrity.switch.fence import Fence
 from integrity.switch.fence_nodes import fence_of
 from integrity.switch.fence_plan import FencePlan
@@ -118,8 +120,7 @@ def test_a_fence_of_what_sentinels_know_of_covers_the_replica_that_takes_over(
 
     assert len(plan.nodes) == 2
     assert fence.holds(plan)
-    with connect(sentinel) as client:
-        client.execute_command("SENTINEL", "FAILOVER", NAME)
+    fail_over(sentinel)
     wait_until(lambda: replica.client.info("replication")["role"] == "master")
     with pytest.raises(NoPermissionError):
         replica.client.set("after the failover", "1")
@@ -127,6 +128,20 @@ def test_a_fence_of_what_sentinels_know_of_covers_the_replica_that_takes_over(
     fence.lift(plan)
     assert [store.client.acl_list() for store in servers] == before
     replica.client.set("after the failover", "1")
+
+
+def test_a_connection_that_has_to_be_sure_leads_to_the_master_that_is_named_now(
+    servers: tuple[Store, Store], sentinel: str
+) -> None:
+    """The old one goes on as a master for a while, and closes no connection."""
+    endpoint = through(sentinel)
+    with Standby(endpoint, "test", 0) as standby:
+        standby.connection()
+        fail_over(sentinel)
+        wait_until(lambda: str(find_master(endpoint.target)) in servers[1].url)
+
+        assert str(standby.connection(sure=True).target.address) == servers[1].url
+        assert servers[0].client.info("replication")["role"] == "master"
 
 
 def test_a_fence_that_was_recorded_for_one_server_is_the_masters(
@@ -144,6 +159,17 @@ def test_a_fence_that_was_recorded_for_one_server_is_the_masters(
 
     assert servers[0].client.acl_list() == before
     assert not fence.holds(plan)
+
+
+def fail_over(sentinel: str) -> None:
+    """As soon as the Sentinel knows enough of the replica."""
+
+    def begun() -> bool:
+        with suppress(ResponseError), connect(sentinel) as client:
+            return bool(client.execute_command("SENTINEL", "FAILOVER", NAME))
+        return False
+
+    wait_until(begun)
 
 
 def run_id(sentinel: str) -> str | None:

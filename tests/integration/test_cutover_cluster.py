@@ -164,7 +164,7 @@ def test_while_a_node_is_there_that_the_plan_does_not_know_the_fence_does_not_ho
     plan = fence.plan()
     program = find_redis_server()
     assert program is not None
-    joined = Node(program, tmp_path / "joined", TIMEOUT_MS, ())
+    joined = Node(program, tmp_path / "joined", TIMEOUT_MS, (), None)
     try:
         joined("CLUSTER", "MEET", "127.0.0.1", cluster.nodes[0].port, cluster.nodes[0].bus)
         wait_until(lambda: len(read_members(endpoint_of(cluster))) == 7)
