@@ -129,15 +129,33 @@ def _in_use(subject: Subject) -> dict[str, int]:
     return {name: names.count(name) for name in set(names)}
 
 
+def _meaning(user: AclUser, table: CommandTable) -> tuple[object, ...]:
+    """What a user may do, however its server orders the rules."""
+    return (
+        user.enabled,
+        user.without_password,
+        permitted(user.commands, table),
+        frozenset(user.keys),
+        frozenset(user.channels),
+        user.selectors,
+        frozenset(user.hashes),
+    )
+
+
 def _look_alike(subject: Subject) -> Finding:
     """Whether a user may do the same on each node of a cluster; ACL rules are not spread by the cluster itself."""
     servers = subject.source_servers
     if not subject.source_identity.is_cluster:
         return not_applicable("The source is one server.")
+    table = subject.source_table
     told = {server.place: {user.name: user for user in _users(server)} for server in servers}
     names = sorted({name for users in told.values() for name in users})
-    first = next(iter(told.values()))
-    differing = [name for name in names if any(users.get(name) != first.get(name) for users in told.values())]
+    differing = [
+        name
+        for name in names
+        if any(name not in users for users in told.values())
+        or len({_meaning(users[name], table) for users in told.values()}) > 1
+    ]
     evidence: dict[str, object] = {
         "users": {
             name: {place: "is there" if name in users else "missing" for place, users in told.items()}

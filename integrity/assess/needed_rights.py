@@ -247,6 +247,7 @@ _LOOK_ABOUT: Final = (
             ("object|freq", (_K,)),
             ("dump", (_K,)),
             ("randomkey", ()),
+            ("xlen", (_K,)),
             ("pubsub|channels", ()),
             ("cluster|info", ()),
             ("script|load", (b"return 1",)),
@@ -257,7 +258,8 @@ _LOOK_ABOUT: Final = (
 _FALLBACK_FROM: Final = (*_COPY_FROM, *_FEED)
 
 _NEEDED: Final[dict[tuple[Side, RunPart], tuple[Right, ...]]] = {
-    ("source", RunPart.ASSESS): (*_READ, *_LOOK_ABOUT),
+    # How long keys have still to live is counted by PTTL, whatever else the server knows.
+    ("source", RunPart.ASSESS): (_right("pttl", _K), *_READ, *_LOOK_ABOUT),
     ("source", RunPart.COPY): _COPY_FROM,
     ("source", RunPart.SNAPSHOT): (*_COPY_FROM, *_SNAPSHOT),
     ("source", RunPart.SYNC): (*_COPY_FROM, *_FEED),
