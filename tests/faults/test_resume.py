@@ -15,6 +15,7 @@ import pytest
 
 from greenfly.demo.dataset import fill
 from tests.cli import UNASSESSED, Greenfly
+from tests.inprocess import run_here
 from tests.oracle import compare
 from tests.servers import Store
 
@@ -83,14 +84,14 @@ def test_a_killed_run_resumes_from_its_checkpoints(
         before, reached = reached, _kill_when_streamed(again, ledger, reached + more)
         assert reached >= before, "a resume goes on; it does not begin again"
     _set_lease(ledger, "2999-01-01 00:00:00.000000")
-    early = greenfly("migrate", *servers, "--resume", "--json")
+    early = run_here(greenfly, "migrate", *servers, "--resume", "--json")
     assert early.exit_code == 4, "the lease of the killed process still runs"
     _set_lease(ledger, "2000-01-01 00:00:00.000000")
-    final = greenfly("migrate", *servers, "--resume", "--json")
+    final = run_here(greenfly, "migrate", *servers, "--resume", "--json")
     assert final.exit_code == 0, final.stderr
     assert final.at("verdict") == "PASS"
     assert compare(blue.url, green.url) == []
-    runs = greenfly("runs", "list", "--json").json()["runs"]
+    runs = run_here(greenfly, "runs", "list", "--json").json()["runs"]
     assert isinstance(runs, list)
     assert len(runs) == 1, "a resumed run is the same run"
     stream = next(phase for phase in _phases(final.json()) if phase["name"] == "stream")
@@ -110,14 +111,16 @@ def test_a_restarted_target_is_copied_from_the_beginning(
         database.execute("UPDATE run SET target = json_set(target, '$.run_id', 'another')")
         database.commit()
     time.sleep(float(LEASE_SECONDS))
-    final = greenfly("migrate", *servers, "--resume", "--json")
+    final = run_here(greenfly, "migrate", *servers, "--resume", "--json")
     assert final.exit_code == 0, final.stderr
     assert "restarted" in final.stderr
     assert compare(blue.url, green_redis.url) == []
 
 
 def test_nothing_to_resume_is_refused(blue: Store, green_redis: Store, greenfly: Greenfly) -> None:
-    run = greenfly("migrate", "--source", blue.url, "--target", green_redis.url, "--resume", "--json")
+    run = run_here(
+        greenfly, "migrate", "--source", blue.url, "--target", green_redis.url, "--resume", "--json"
+    )
     assert run.exit_code == 4
     assert run.at("error", "kind") == "Refused"
 

@@ -24,6 +24,7 @@ from tests.assessing import subject_of
 from tests.cli import Greenfly
 from tests.conftest import StartDragonfly, StartServer
 from tests.fencing import endpoint_of
+from tests.inprocess import run_here
 from tests.raw import Raw
 from tests.servers import Store
 
@@ -242,14 +243,14 @@ def test_the_command_writes_a_file_for_its_owner_only_and_shows_no_hash(
         "--output",
         str(path),
     )
-    done = greenfly(*arguments)
+    done = run_here(greenfly, *arguments)
     assert done.exit_code == 0, done.stderr
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     value = hashlib.sha256(b"reader-secret").hexdigest()
     assert value in path.read_text()
     assert value not in done.stdout + done.stderr
     assert "USER reader ON" in done.stdout
-    assert greenfly(*arguments).exit_code == 2
+    assert run_here(greenfly, *arguments).exit_code == 2
 
 
 def test_hashes_that_a_server_hides_are_not_written(

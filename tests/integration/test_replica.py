@@ -13,7 +13,7 @@ from greenfly.demo.dataset import fill
 from tests.cli import Greenfly
 from tests.conftest import StartServer
 from tests.faults.midway import at_most, ended, events, start_in_the_middle
-from tests.inprocess import between
+from tests.inprocess import between, run_here
 from tests.oracle import compare
 from tests.runs import migrate, verify
 from tests.servers import Store
@@ -120,7 +120,9 @@ def test_a_snapshot_is_taken_from_the_replica(
     replica = start_replica(source)
     source.client.config_resetstat()
 
-    run = greenfly("migrate", *between(source.url, green_redis.url), "--replica", replica.url, "--json")
+    run = run_here(
+        greenfly, "migrate", *between(source.url, green_redis.url), "--replica", replica.url, "--json"
+    )
 
     assert (run.exit_code, run.at("verdict")) == (0, "PASS"), run.stderr
     assert used(source) & READS == set()

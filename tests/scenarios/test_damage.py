@@ -11,6 +11,7 @@ import pytest
 from greenfly.demo.dataset import fill
 from tests.cli import CompletedRun, Greenfly, dig
 from tests.damage import damage
+from tests.inprocess import run_here
 from tests.servers import Store
 
 Triple = tuple[int, bytes, str]
@@ -39,11 +40,11 @@ def test_every_damaged_key_is_found_and_no_other(
     blue: Store, green: Store, greenfly: Greenfly, seed: int
 ) -> None:
     fill(blue.url, keys=8_000, seed=seed)
-    moved = greenfly("migrate", "--source", blue.url, "--target", green.url, "--json")
+    moved = run_here(greenfly, "migrate", "--source", blue.url, "--target", green.url, "--json")
     assert (moved.exit_code, moved.at("verdict")) == (0, "PASS"), moved.stderr
     done = damage(green.url, seed)
 
-    checked = greenfly("verify", "--source", blue.url, "--target", green.url, "--json")
+    checked = run_here(greenfly, "verify", "--source", blue.url, "--target", green.url, "--json")
 
     assert (checked.exit_code, checked.at("verdict")) == (1, "FAIL"), checked.stderr
     expected = {(d.database, d.key): (d.expected, d.kind) for d in done}
@@ -58,10 +59,10 @@ def test_every_damaged_key_is_found_and_no_other(
 
 def test_an_undamaged_copy_has_no_finding(blue: Store, green: Store, greenfly: Greenfly) -> None:
     fill(blue.url, keys=2_000, seed=5)
-    moved = greenfly("migrate", "--source", blue.url, "--target", green.url, "--json")
+    moved = run_here(greenfly, "migrate", "--source", blue.url, "--target", green.url, "--json")
     assert moved.exit_code == 0, moved.stderr
 
-    checked = greenfly("verify", "--source", blue.url, "--target", green.url, "--json")
+    checked = run_here(greenfly, "verify", "--source", blue.url, "--target", green.url, "--json")
 
     assert (checked.exit_code, checked.at("verdict")) == (0, "PASS"), checked.stderr
     assert open_findings(checked) == []
