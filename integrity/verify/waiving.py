@@ -30,34 +30,55 @@ class Waived:
     """Put aside."""
     too_wide: tuple[FindingWaiverRecord, ...] = ()
     """Those that let none pass, because they cover too many."""
+    own: tuple[FindingWaiverRecord, ...] = ()
+    """Those that let none pass, because who gave them has started the run."""
 
     def notes(self) -> tuple[str, ...]:
         """What is to be said of those that let none pass."""
-        return tuple(
+        wide = (
             f"Waiver {waiver.id} covers more than the {waiver.most:,} findings that it was given for, "
             "and lets none of them pass."
             for waiver in self.too_wide
         )
+        own = (
+            f"Waiver {waiver.id} was given by {waiver.by}, who started this run, and lets nothing of it pass."
+            for waiver in self.own
+        )
+        return (*wide, *own)
 
 
 def waivers_in_force(
     ledger: Ledger, run_id: str, settings: Settings, target_address: str | None = None
 ) -> list[FindingWaiverRecord]:
-    """Those for the run's two servers; of one key first.
+    """Those that count for a run; of one key first.
+
+    Who started the run does not let its findings pass, unless ``review.separate_reviewer`` is off.
 
     :param target_address: of the server that is held against the source now; where a run looks the other way round,
         nothing passes.
     """
+    return _held(ledger, run_id, settings, target_address)[0]
+
+
+def _held(
+    ledger: Ledger, run_id: str, settings: Settings, target_address: str | None
+) -> tuple[list[FindingWaiverRecord], list[FindingWaiverRecord]]:
+    """The waivers in force between the run's two servers that count, and those of who started it."""
     run = ledger.find_run(run_id)
     if not settings.review.honour_waivers or run.source_address is None or run.target_address is None:
-        return []
+        return [], []
     if target_address not in (None, run.target_address):
-        return []
-    now = datetime.now(UTC)
-    held = read_finding_waivers(ledger.engine, run.source_address, run.target_address)
-    return sorted(
-        (waiver for waiver in held if waiver.in_force(now)), key=lambda each: (each.key is None, each.id)
-    )
+        return [], []
+    now, separate = datetime.now(UTC), settings.review.separate_reviewer
+    held = [
+        waiver
+        for waiver in read_finding_waivers(ledger.engine, run.source_address, run.target_address)
+        if waiver.in_force(now)
+    ]
+    counting = [waiver for waiver in held if not (separate and waiver.by == run.operator)]
+    return sorted(counting, key=lambda each: (each.key is None, each.id)), [
+        waiver for waiver in held if waiver not in counting
+    ]
 
 
 def let_pass(ledger: Ledger, run: RunHandle, settings: Settings, target_address: str | None = None) -> Waived:
@@ -67,20 +88,29 @@ def let_pass(ledger: Ledger, run: RunHandle, settings: Settings, target_address:
     :raises LedgerError: the ledger cannot be read or written.
     """
     findings, applied, too_wide = 0, [], []
-    for waiver in waivers_in_force(ledger, run.id, settings, target_address):
+    counting, own = _held(ledger, run.id, settings, target_address)
+    for waiver in counting:
         run.renew_lease()
-        subject = Subject(waiver.finding_class, waiver.database, waiver.key, waiver.pattern)
-        covered = find_covered(ledger.engine, run.id, subject, waiver.most)
+        covered = find_covered(ledger.engine, run.id, _subject(waiver), waiver.most)
         if covered.more:
             too_wide.append(waiver)
         elif covered.ids:
             put_aside(ledger.engine, run.id, covered.ids, waiver.rule)
             findings += len(covered.ids)
             applied.append({"id": waiver.id, "by": waiver.by, "findings": len(covered.ids)})
-    if applied or too_wide:
-        payload = {"applied": applied, "too_wide": [waiver.id for waiver in too_wide]}
+    own = [waiver for waiver in own if find_covered(ledger.engine, run.id, _subject(waiver), 1).ids]
+    if applied or too_wide or own:
+        payload = {
+            "applied": applied,
+            "too_wide": [waiver.id for waiver in too_wide],
+            "own": [waiver.id for waiver in own],
+        }
         run.event("finding-waivers.applied", payload)
-    return Waived(findings, tuple(too_wide))
+    return Waived(findings, tuple(too_wide), tuple(own))
+
+
+def _subject(waiver: FindingWaiverRecord) -> Subject:
+    return Subject(waiver.finding_class, waiver.database, waiver.key, waiver.pattern)
 
 
 @dataclass(frozen=True, slots=True)

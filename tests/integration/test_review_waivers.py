@@ -134,6 +134,9 @@ def test_a_waiver_that_covers_more_than_it_was_given_for_lets_none_pass(
     assert "3 value" in str(failed.at("reason"))
     assert "Waiver 1 covers more than the 2 findings" in str(failed.at("reason"))
 
+    own = verify(greenfly, pair, GREENFLY_OPERATOR="grace", GREENFLY_REVIEW__SEPARATE_REVIEWER="true")
+    assert "Waiver 1 was given by grace, who started this run" in str(own.at("reason"))
+
     wide = {"GREENFLY_REVIEW__MAX_WAIVED_FINDINGS": "2"}
     flags = ("--class", "value", "--pattern", "*", "--why", "all", "--as", "grace", "--at-most", "100")
     assert run_here(greenfly, "review", "waive", "latest", *flags, env=wide).exit_code == 4
