@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
+from tests.cli import dig
 from tests.conftest import StartServer
 from tests.live import Live
 
@@ -30,6 +32,19 @@ def test_what_expires_on_blue_afterwards_leaves_the_applications_values_on_green
         done = live.run("cutover", "--yes", "--json")
         assert done.code == 0, done.err + live.log()
         assert live.environment()["DRAGONFLY_URL"] == green.url
+        (told,) = [
+            report
+            for path in live.state.glob("reports/*/report.json")
+            if dig(report := json.loads(path.read_text("utf-8")), "run", "kind") == "cutover"
+        ]
+        for side, store in (("source", blue), ("target", green)):
+            first, last = dig(told, side), dig(told, f"{side}_after")
+            assert dig(first, "server_run_id") == store.client.info("server")["run_id"]
+            assert dig(first, "seen_earlier") is False
+            assert dig(last, "unknown") is None
+            # Besides the three the canary has left its own.
+            assert dig(last, "keys") in (3, 4)
+            assert str(dig(first, "observed_at")) < str(dig(last, "observed_at"))
         assert sync.wait(timeout=30) == 0, live.log()
         green.client.set("session", "new")
         green.client.xadd("events", {"n": "2"})

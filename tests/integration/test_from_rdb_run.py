@@ -62,6 +62,7 @@ def test_a_file_arrives_whole_and_is_not_touched(
 
     assert (run.exit_code, run.at("verdict"), run.at("source")) == (0, "PASS", "file:backup.rdb"), run.stdout
     assert (phase(run, "stream")["written"], phase(run, "verify")["compared"]) == (3_000, 3_000)
+    assert set(dig(phase(run, "verify"), "afterwards")) == {"target"}  # type: ignore[call-overload]
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     # A server that has loaded the file by itself is the other side.
     folder = tmp_path / "loaded"
