@@ -50,6 +50,7 @@ def test_a_server_is_moved_onto_both_nodes_and_back(
     assert differences(green, green_redis.url) == []
 
 
+@deep
 def test_what_differs_on_either_node_is_found_and_repaired_through_temporary_keys(
     greenfly: Greenfly, blue: Store, green: DragonflyCluster
 ) -> None:
