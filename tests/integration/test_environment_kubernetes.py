@@ -17,7 +17,8 @@ from integrity.switch.environment import (
     EnvironmentFailed,
     environment_switch,
 )
-from integrity.switch.kubernetes import ENVIRONMENT_VERSION, RESTARTED_AT, ApiUnavailable, KubernetesSwitch
+from integrity.switch.kubernetes import ENVIRONMENT_VERSION, RESTARTED_AT, KubernetesSwitch
+from integrity.switch.kubernetes_api import ApiUnavailable
 from integrity.switch.settings import KubernetesSettings, SwitchSettings
 from tests.kubernetes_api import NAMESPACE, TOKEN, KubernetesApi
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from integrity.switch.kubernetes import Workload
+from integrity.switch.kubernetes_objects import Workload
 
 DEPLOYMENT: Final = {
     "observedGeneration": 7,
