@@ -7,10 +7,13 @@ Greenfly has put its affairs in order.
 
 from __future__ import annotations
 
+import errno
+import secrets
 import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -30,6 +33,10 @@ DRAGONFLY_THREADS: Final = 2
 _LOG_LINES: Final = 12
 # Another process can take a free port between our look and the server's bind.
 _PORT_ATTEMPTS: Final = 3
+_PORTS: Final = range(10_240, 32_768)
+"""Below those that systems give to connections going out: such a connection may take the port of a server that is
+about to come back, and a client that tries it again and again may end up connected to itself."""
+_PORTS_TRIED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +141,15 @@ def dragonfly_options() -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on loopback that nobody listens on at this moment.
+
+    :raises OSError: there is none.
+    """
+    for port in secrets.SystemRandom().sample(_PORTS, _PORTS_TRIED):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(errno.EADDRINUSE, "no free port on 127.0.0.1")
 
 
 def wait_until_ready(

@@ -20,9 +20,9 @@ from tests.load.replay import replay
 from tests.load.timing import overlaps, switch_gaps
 from tests.servers import Store
 
-KEYS: Final = int(os.environ.get("GREENFLY_TEST_LIVE_KEYS", "20000"))
+KEYS: Final = int(os.environ.get("GREENFLY_TEST_LIVE_KEYS", "10000"))
 RATE: Final = float(os.environ.get("GREENFLY_TEST_LIVE_RATE", "1500"))
-SECONDS: Final = float(os.environ.get("GREENFLY_TEST_LIVE_SECONDS", "6"))
+SECONDS: Final = float(os.environ.get("GREENFLY_TEST_LIVE_SECONDS", "4"))
 """How long the application writes before the cutover, after it, and after the rollback."""
 
 
