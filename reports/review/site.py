@@ -41,6 +41,8 @@ FORM_BYTES: Final = 64 * 1024
 _FIELDS: Final = 50
 _COUNTED_FOR: Final = 30.0
 """Seconds for which counts over all findings of a run are good enough."""
+_TIMES_WHAT_IT_TOOK: Final = 20
+"""And so many times as long as the counting took, where that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +99,18 @@ class Site:
 
     def finding_counts(self, run: Run) -> Mapping[tuple[FindingClass, FindingState], int]:
         """How many findings there are by class and state, counted a while ago at most."""
-        now = monotonic()
+        began = monotonic()
         with self._lock:
             counted = self._counts.get(run.id)
-        if counted is not None and now - counted[0] < _COUNTED_FOR:
+        if counted is not None and began < counted[0]:
             return counted[1]
         counts = self.ledger.finding_counts(run.id)
+        now = monotonic()
         with self._lock:
             if len(self._counts) > 1_000:
                 self._counts.clear()
-            self._counts[run.id] = (now, counts)
+            until = now + max(_COUNTED_FOR, _TIMES_WHAT_IT_TOOK * (now - began))
+            self._counts[run.id] = (until, counts)
         return counts
 
 
