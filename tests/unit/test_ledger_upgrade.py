@@ -110,6 +110,13 @@ ROWS: Final[Mapping[str, list[tuple[str, Row]]]] = {
             },
         ),
     ],
+    "0005": [
+        (
+            "finding_waiver",
+            {"source": "redis://blue", "target": "redis://green", "finding_class": "value", "key": b"\xff"}
+            | {"why": "known", "by": "ops", "at": AT, "until": AT, "run_id": RUN},
+        ),
+    ],
 }
 """By the revision that brought the table."""
 
