@@ -57,8 +57,8 @@ class _Watched:
 
 
 def phase_of(jobs: Sequence[RangeJob]) -> PhaseName:
-    """The phase that these jobs are of."""
-    return PhaseName.STREAM if jobs[0].kind == "copy" else PhaseName.VERIFY
+    """The phase that these jobs are of; there may be none, where there are no keys."""
+    return PhaseName.STREAM if any(job.kind == "copy" for job in jobs) else PhaseName.VERIFY
 
 
 class SharedRanges:
