@@ -95,6 +95,13 @@ class NativeLink:
         """Whether green replicates this blue, as they were seen."""
         return follows(look.green, look.blue.replication_ids, self.settings, self.source)
 
+    def was_left_attached(self) -> bool:
+        """Whether green is as a killed run leaves it.
+
+        :raises ServerError: one of the two is lost, or refuses.
+        """
+        return self.follows(self.look())
+
     def is_attached(self) -> bool:
         """Whether green replicates this blue, whoever told it to; blue itself may be away.
 

@@ -178,6 +178,14 @@ class ShardLinks(NativeLink):
             for shard, master in zip(look.each, self.masters, strict=True)
         )
 
+    def was_left_attached(self) -> bool:
+        """Whether green replicates masters of this cluster, all or some of them, and nobody else.
+
+        :raises ServerError: green is lost, or refuses.
+        """
+        links = read_links(self._green.connection())
+        return links[0].stage is not Stage.MASTER and all(map(self._is_ours, links))
+
     def _is_ours(self, green: GreenState) -> bool:
         return green.master in {master.address for master in self.masters}
 
@@ -246,7 +254,7 @@ def follows_source(settings: Settings, source: Endpoint, target: Endpoint, ident
     if identity.engine != "dragonfly" or identity.role != "replica":
         return False
     with open_links(source, target, settings.native) as link:
-        return link.follows(link.look())
+        return link.was_left_attached()
 
 
 def require_emulated(target: Endpoint) -> None:
