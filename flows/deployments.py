@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -61,24 +61,31 @@ def deployments(settings: Settings) -> list[RunnerDeployment]:
     ]
 
 
-def serve_until_stopped(settings: Settings, served: Sequence[RunnerDeployment]) -> None:
+def serve_until_stopped(
+    settings: Settings, served: Sequence[RunnerDeployment], registered: Callable[[], None]
+) -> None:
     """Run what is due of these deployments until this process is told to end; their schedules are paused then.
 
     The rollback is served by a runner of its own without a limit, so that nothing else can hold it up.
+
+    :param registered: called when Prefect knows all of them.
     """
     try:
-        asyncio.run(_serve(settings, served))
+        asyncio.run(_serve(settings, served, registered))
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
 
 
-async def _serve(settings: Settings, served: Sequence[RunnerDeployment]) -> None:
+async def _serve(
+    settings: Settings, served: Sequence[RunnerDeployment], registered: Callable[[], None]
+) -> None:
     seconds = settings.flows.poll_seconds
     urgent = Runner(name="greenfly-rollback", limit=None, query_seconds=seconds)
     others = Runner(name="greenfly", limit=settings.flows.limit, query_seconds=seconds)
     for deployment in served:
         runner = urgent if deployment.flow_name == rollback_flow.name else others
         await runner.aadd_deployment(deployment)
+    registered()
     async with asyncio.TaskGroup() as group:
         for runner in (urgent, others):
             group.create_task(runner.start())

@@ -33,13 +33,12 @@ if TYPE_CHECKING:
 START_SECONDS: Final = 180.0
 """A server needs some 10 s, 20 s on a fresh home, longer on a busy machine."""
 
-_RUNS_LEVEL: Final = "PREFECT_LOGGING_HANDLERS_CONSOLE_FLOW_RUNS_LEVEL"
+_CONSOLE_LEVEL: Final = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 _DEFAULTS: Final = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # What a flow logs is on the server; the terminal belongs to the progress and the outcome.
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    _RUNS_LEVEL: "CRITICAL",
+    _CONSOLE_LEVEL: "CRITICAL",
 }
 
 
@@ -169,7 +168,7 @@ def serve_flows(settings: Settings, progress: Progress, *, config_file: Path | N
     :raises ConfigurationError: a schedule cannot be used.
     """
     # Nobody waits for one outcome here: what flow runs log is what there is to be seen.
-    os.environ.setdefault(_RUNS_LEVEL, "INFO")
+    os.environ.setdefault(_CONSOLE_LEVEL, "INFO")
     prepare_environment(settings.state_dir)
     prepare_state_dir(settings.state_dir)
     os.environ["GREENFLY_STATE_DIR"] = str(settings.state_dir.resolve())
@@ -183,19 +182,18 @@ def serve_flows(settings: Settings, progress: Progress, *, config_file: Path | N
 
         served = deployments(settings)
         schedules = settings.flows.schedules.by_flow()
-        for deployment in served:
-            when = (
-                schedules.get(deployment.flow_name.removeprefix("greenfly-"))
-                if deployment.flow_name
-                else None
-            )
-            progress.say(
-                f"Serving {deployment.flow_name}/{deployment.name}"
-                + (f", at {when} ({settings.flows.timezone})." if when else ".")
-            )
-        progress.say(f"Prefect answers at {os.environ['PREFECT_API_URL'].removesuffix('/api')}.")
+
+        def tell() -> None:
+            for deployment in served:
+                when = schedules.get((deployment.flow_name or "").removeprefix("greenfly-"))
+                progress.say(
+                    f"Serving {deployment.flow_name}/{deployment.name}"
+                    + (f", at {when} ({settings.flows.timezone})." if when else ".")
+                )
+            progress.say(f"Prefect answers at {os.environ['PREFECT_API_URL'].removesuffix('/api')}.")
+
         try:
-            serve_until_stopped(settings, served)
+            serve_until_stopped(settings, served, tell)
         except (PrefectException, HTTPError, RuntimeError) as error:
             raise OrchestratorFailed(
                 f"Prefect does not serve the flows any more ({type(error).__name__}: {error}).",

@@ -29,6 +29,7 @@ from integrity.phases.work import Part, RangeJob
 from integrity.ranges import board
 from integrity.ranges.board import Claim, SharedSet
 from integrity.ranges.handle import RangeLost, WorkerHandle
+from integrity.ranges.owner import phase_of
 from integrity.ranges.plain import (
     error_from_dict,
     error_to_dict,
@@ -310,6 +311,15 @@ def test_an_error_comes_back_as_itself(error: GreenflyError) -> None:
 def test_an_error_that_is_not_of_the_tree_is_told_by_name(told: dict[str, object]) -> None:
     assert hasattr(errors, "annotations")
     assert type(error_from_dict(told)) is OrchestratorFailed
+
+
+def test_jobs_tell_their_phase_and_so_do_none() -> None:
+    compare = RangeJob("extra", 0, CursorRange(0, 1, "bits"))
+    assert [phase_of(jobs) for jobs in (JOBS, [compare], [])] == [
+        PhaseName.STREAM,
+        PhaseName.VERIFY,
+        PhaseName.VERIFY,
+    ]
 
 
 def test_what_held_a_worker_back_is_added_up() -> None:
