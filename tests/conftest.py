@@ -106,12 +106,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("Servers that must be there are not. " + "; ".join(missing))
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Three processes, each with servers of its own; one where the servers are given, because tests empty them.
 
-    Three on two processors, because tests wait a good part of their time.
+    Three on two processors, because tests wait a good part of their time; PYTEST_XDIST_AUTO_NUM_WORKERS says otherwise.
     """
-    return 1 if any(name in os.environ for name in URL_VARIABLES.values()) else 3
+    if any(name in os.environ for name in URL_VARIABLES.values()):
+        return 1
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else 3
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
