@@ -175,12 +175,12 @@ class Gates:
             return Gate(
                 "verdict",
                 False,
-                f"{relied_on.lapsed:,} findings pass no more",
+                f"{plural(relied_on.lapsed, 'finding')} no longer let pass",
                 limit,
                 "The waivers that let them pass were withdrawn, or have expired. Compare again, or waive them anew.",
             )
         if relied_on.passing:
-            value += f"; {relied_on.passing:,} findings were let pass"
+            value += f"; {plural(relied_on.passing, 'finding')} let pass"
         if age > most or status.gap is not None:
             return Gate(
                 "verdict", False, value + (f"; {status.gap}" if status.gap else ""), limit, "Compare again."

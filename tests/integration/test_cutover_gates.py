@@ -129,7 +129,7 @@ def test_a_key_that_cannot_be_made_equal_closes_the_verdict(start_redis: StartSe
         live.wait_until_clean()
         blue.client.set("large", b"x" * 2_000_000)
         live.wait_until(lambda: bool((live.board() or {}).get("stuck")), "a stuck key", 40.0)
-        assert_closed(live, "verdict", "1 keys differ")
+        assert_closed(live, "verdict", "1 key differing")
 
 
 @deep
