@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import time
@@ -12,7 +13,7 @@ from integrity.assess.gate import look
 from integrity.assess.model import Result
 from integrity.cluster.members import read_members
 from integrity.endpoint import Endpoint, Identity, read_info
-from integrity.errors import GreenflyError
+from integrity.errors import GreenflyError, PermissionRefused
 from integrity.expiry import clock_ms
 from integrity.info import number
 from integrity.kinds.base import plural
@@ -26,6 +27,7 @@ from integrity.phases.sync import fits_both_ways
 from integrity.settings import Settings
 from integrity.switch.environment import EnvironmentSwitch
 from integrity.switch.fence_nodes import fence_of
+from integrity.switch.own_user import borrowed
 from integrity.switch.sides import Sides, green_url
 from integrity.verify.waiving import rely_on_waivers
 
@@ -127,7 +129,8 @@ class Gates:
         limit = "nothing blocks"
         if not self._settings.assess.enabled:
             return Gate("assessment", True, "switched off", limit, "assess.enabled is false: nobody looked.")
-        seen = look(self._settings, self._ledger, self._sides.blue, self._sides.green, blue, green)
+        with self._green_to_assess(green) as endpoint:
+            seen = look(self._settings, self._ledger, self._sides.blue, endpoint, blue, green)
         keys = (
             f"the keys were assessed {_ago(seen.assessed_at)} ago"
             if seen.assessed_at is not None
@@ -150,6 +153,22 @@ class Gates:
             limit,
             "What could keep applications from working on green.",
         )
+
+    @contextmanager
+    def _green_to_assess(self, green: Identity) -> Iterator[Endpoint]:
+        """Green; as a user of Greenfly's own where the fence of an earlier rollback refuses what is to be tried there.
+
+        That fence is lifted before the applications come, and gives back the rights that there were.
+        """
+        endpoint = self._sides.green
+        if fence_of(endpoint, lambda: green).stands():
+            try:
+                endpoint.require_writable()
+            except PermissionRefused:
+                with borrowed(endpoint) as own:
+                    yield own
+                return
+        yield endpoint
 
     def _verdict(self, status: SyncStatus | None) -> Gate:
         most = self._settings.cutover.max_verdict_age_seconds

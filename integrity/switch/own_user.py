@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
 from integrity.cluster.members import Member, on_each, read_members
 from integrity.endpoint import Endpoint
-from integrity.switch.access import set_rules, user_names
+from integrity.errors import GreenflyError
+from integrity.switch.access import delete_users, set_rules, user_names
 
 _NAME: Final = re.compile(r"greenfly-[0-9a-f]{16}")
 
@@ -40,6 +42,28 @@ def elevated(endpoint: Endpoint) -> Endpoint:
     own = Endpoint(replace(target, address=address, username=name, password=password))
     own.connect("fence").close()
     return own
+
+
+@contextmanager
+def borrowed(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """As :func:`elevated`, for as long as the block lasts; then the user and its connections are gone.
+
+    :raises PermissionRefused: the endpoint's own user may not create users.
+    :raises ServerError: the server has no ACL, or cannot be reached.
+    """
+    own = elevated(endpoint)
+    name = own.target.username or ""
+
+    def delete(member: Member) -> None:
+        with member.endpoint.connect("fence") as connection:
+            delete_users(connection, [name])
+
+    try:
+        yield own
+    finally:
+        # Where that cannot be done now, lifting the fence does it.
+        with suppress(GreenflyError):
+            on_each(read_members(endpoint), delete)
 
 
 def temporary(names: Iterable[str]) -> list[str]:

@@ -114,6 +114,30 @@ def test_what_blocks_closes_the_assessment_until_it_is_waived(
         assert gate(live.run("cutover", "--dry-run", "--json").json(), "assessment")["passed"] is False
 
 
+@pytest.mark.dragonfly
+def test_applications_that_were_rolled_back_can_be_cut_over_once_more(
+    start_redis: StartServer, start_dragonfly: StartServer, tmp_path: Path
+) -> None:
+    blue, green = start_redis(), start_dragonfly()
+    blue.client.mset({f"k:{number}": number for number in range(100)})
+    with Live(tmp_path / "live", blue.url, green.url, SETTINGS, assess=True) as live:
+        live.sync("--quiet")
+        live.wait_until_clean()
+        for number in range(2):
+            moved = live.run("cutover", "--yes", "--json")
+            assert moved.code == 0, moved.err
+            green.client.set("served by", f"green {number}")
+            back = live.run("rollback", "--yes", "--json")
+            assert back.code == 0, back.err
+            assert blue.client.get("served by") == b"green %d" % number
+            # The fence stands on green now, and the gate sees past it without leaving anything there.
+            live.wait_until_clean()
+            users = [name for name in green.client.acl_users() if name.startswith("greenfly-")]
+            planned = live.run("cutover", "--dry-run", "--json")
+            assert gate(planned.json(), "assessment")["passed"] is True
+            assert [name for name in green.client.acl_users() if name.startswith("greenfly-")] == users
+
+
 @deep
 def test_a_verdict_that_is_too_old_closes_its_gate(live: Live) -> None:
     configure(live, "cutover", "max_verdict_age_seconds = 0.001")
