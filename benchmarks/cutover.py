@@ -115,10 +115,12 @@ def main() -> None:
 
 
 def _operate(live: Live, kind: str) -> Operation:
-    done = live.run(kind, "--yes", "--json", timeout=900)
-    outcome = json.loads(done.out) if done.out else {}
-    if done.code:
-        sys.exit(f"{kind} ended with {done.code}: {done.err}")
+    # A process of its own: the load goes on in this one, and would take its share of the interpreter.
+    code = live.start(kind, "--yes", "--json", name=kind).wait(timeout=900)
+    said = (live.folder / f"{kind}.out").read_text()
+    outcome = json.loads(said) if said else {}
+    if code:
+        sys.exit(f"{kind} ended with {code}: {live.log(kind)}")
     rows = live.rows(
         "SELECT name, (julianday(ended_at) - julianday(started_at)) * 86400.0, detail FROM step WHERE run_id = ? "
         "ORDER BY position",

@@ -17,7 +17,7 @@ from tests.fencing import Fenced, Writers, application, endpoint_of, fingerprint
 
 __all__ = ["server"]
 
-STEPS: tuple[Callable[[Fence, FencePlan], None], ...] = (
+STEPS: tuple[Callable[[Fence, FencePlan], object], ...] = (
     lambda fence, _plan: fence.pause(30),
     lambda fence, plan: fence.refuse(plan),
     lambda fence, _plan: fence.unpause(),
