@@ -667,9 +667,7 @@ class SyncPhase:
                 self._conclusion = Conclusion(Verdict.PASS, text)
 
     def _open_findings(self) -> int:
-        let_pass(
-            self._ledger, self._handle, self._settings, self._follower.link.target_identity.address
-        )
+        let_pass(self._ledger, self._handle, self._settings, self._follower.link.target_identity.address)
         counts = self._ledger.finding_counts(self._handle.id)
         return sum(number for (_, state), number in counts.items() if state is FindingState.OPEN)
 
