@@ -11,6 +11,7 @@ from integrity.assess.model import Check, Finding, Reach, Severity, found, not_a
 from integrity.assess.script_files import ScriptFile, read_scripts
 from integrity.assess.script_libraries import look_functions, look_modules
 from integrity.assess.subject import Subject
+from integrity.kinds.base import plural
 
 _EVALS: Final = ("eval", "evalsha", "eval_ro", "evalsha_ro")
 _ALLOW: Final = "allow-undeclared-keys"
@@ -34,7 +35,7 @@ def _look_cached(subject: Subject) -> Finding:
     if strict is False:
         return found(
             Severity.INFO,
-            f"Scripts are used ({sum(used.values()):,} calls); they are loaded anew on the target by the applications.",
+            f"Scripts are used ({plural(sum(used.values()), 'call')}); applications load them anew on the target.",
             "A client that sends EVALSHA has to fall back to EVAL, as all well-known libraries do.",
             items=(),
             **evidence,
@@ -43,8 +44,8 @@ def _look_cached(subject: Subject) -> Finding:
         return passed("Scripts are used; the checks scripts.* have looked through them.", **evidence)
     return found(
         Severity.WARNING,
-        f"Scripts are used ({sum(used.values()):,} calls, {cached or 'unknown'} cached), and the target refuses keys "
-        "that a script was not given. No server hands scripts out, so they were not looked through.",
+        f"Scripts are used ({plural(sum(used.values()), 'call')}, {cached or 'unknown'} cached), and the target "
+        "refuses keys that a script was not given. No server hands scripts out, so they were not looked through.",
         "Name the scripts' files in assess.scripts; or start Dragonfly with "
         "--default_lua_flags=allow-undeclared-keys.",
         items=(),

@@ -141,7 +141,7 @@ def look_at_emptiness(subject: Subject) -> Finding:
     left = census.keys_looked_at - sum(census.excluded.values())
     evidence = {"keys": census.keys_present, "excluded": dict(census.excluded)}
     if census.keys_present and left:
-        return passed(f"There are {census.keys_present:,} keys.", **evidence)
+        return passed(f"Keys on the source: {census.keys_present:,}.", **evidence)
     if census.keys_looked_at and not census.full:
         summary = f"The rules leave out all {census.keys_looked_at:,} keys that were looked at."
     elif census.keys_looked_at:

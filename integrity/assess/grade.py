@@ -12,6 +12,7 @@ from typing import Final
 
 from integrity.assess.census import Census
 from integrity.assess.model import Outcome, Result, Severity
+from integrity.kinds.base import plural
 
 LETTERS: Final = (("A", 4), ("B", 9), ("C", 19), ("D", 39))
 """Letter, and the most points that still give it; E beyond."""
@@ -75,7 +76,7 @@ def grade(results: Sequence[Result], census: Census | None, keys: int, used_memo
     parts = [
         Part(min(_BLOCKING * blocking, _MOST_BLOCKING), f"{blocking} blocking, waived or not"),
         Part(min(_WARNING * warnings, _MOST_WARNINGS), f"{warnings} warnings"),
-        Part(_step(_KEYS, keys), f"{keys:,} keys"),
+        Part(_step(_KEYS, keys), plural(keys, "key")),
         Part(_step(_BYTES, size), f"{size / (1 << 30):,.1f} GiB"),
     ]
     if census is not None:

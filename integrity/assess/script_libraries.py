@@ -11,6 +11,7 @@ from integrity.assess.server import Server
 from integrity.assess.subcommands import Subcommands
 from integrity.assess.subject import Subject
 from integrity.errors import PermissionRefused
+from integrity.kinds.base import plural
 from integrity.replies import ErrorReply, Reply
 from integrity.strategy import Strategy
 from integrity.wire import pack
@@ -57,7 +58,7 @@ def look_functions(subject: Subject) -> Finding:
     return found(
         Severity.BLOCKING if used else Severity.WARNING,
         f"The source holds {len(libraries)} function libraries, and the target has no functions"
-        + (f" ({sum(used.values()):,} calls)." if used else "; none has been called."),
+        + (f" ({plural(sum(used.values()), 'call')})." if used else "; none has been called."),
         "Turn them into scripts that the applications load (EVAL, SCRIPT LOAD).",
         items=items,
         **evidence,

@@ -10,6 +10,7 @@ from integrity.cluster.changed import recorded_shards, slots_read_anew
 from integrity.cluster.slots import slots_text
 from integrity.endpoint import Endpoint, Identity
 from integrity.errors import ServerRestarted
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle, models
 from integrity.ledger.models import FindingClass, PhaseName
 from integrity.ledger.store import CheckpointState
@@ -110,7 +111,7 @@ class StreamPhase:
             if self._settings.workers > 1:
                 detail["client_cpu_seconds"] = round(cpu, 3)
         if totals.refused:
-            self._progress.say(f"The target refused {totals.refused:,} keys; each is a finding.")
+            self._progress.say(f"The target refused {plural(totals.refused, 'key')}; each is a finding.")
         return totals
 
     def _count_what_died(self, totals: CopyTotals) -> None:

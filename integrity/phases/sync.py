@@ -23,6 +23,7 @@ from integrity.errors import (
     ServerError,
     ServerReadOnly,
 )
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName, Verdict
 from integrity.ledger.operations import abandoned_operation
@@ -326,7 +327,7 @@ class SyncPhase:
         self._state = SyncState.FOLLOWING
         agreed = f"{compared.differed:,} differed and were carried over" if compared.differed else "all agree"
         self._progress.say(
-            f"Compared {compared.compared:,} keys in {compared.seconds:.1f} s: {agreed}"
+            f"Compared {plural(compared.compared, 'key')} in {compared.seconds:.1f} s: {agreed}"
             f"{'' if compared.clean else f'; not clean: {self._follower.gap or self._stuck_text()}'}."
         )
         if self._until_equal and compared.clean and (self._follower.has_feed or not compared.differed):
@@ -338,7 +339,7 @@ class SyncPhase:
         return self._attached is not None and self._attached.begins_anew
 
     def _stuck_text(self) -> str:
-        return f"{len(self._follower.dirty.stuck):,} keys cannot be made equal"
+        return f"{plural(len(self._follower.dirty.stuck), 'key')} cannot be made equal"
 
     def _turn(self) -> bool:
         if self._attached is not None:
@@ -639,11 +640,11 @@ class SyncPhase:
         elif not follower.has_feed and self._passes and self._passes[-1].differed:
             self._conclusion = Conclusion(
                 Verdict.INCONCLUSIVE,
-                f"{self._passes[-1].differed:,} keys differed when everything was last compared, and no change since "
-                "is announced.",
+                f"{plural(self._passes[-1].differed, 'key')} differed when everything was last compared, and no change "
+                "since is announced.",
             )
         elif open_findings := self._open_findings():
-            self._conclusion = Conclusion(Verdict.FAIL, f"{open_findings:,} findings are open.")
+            self._conclusion = Conclusion(Verdict.FAIL, f"{plural(open_findings, 'finding')} still open.")
         else:
             counts = self._ledger.finding_counts(self._handle.id)
             expected = sum(n for (_, state), n in counts.items() if state is FindingState.EXCEPTION)

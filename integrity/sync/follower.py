@@ -23,6 +23,7 @@ from typing import Final
 
 from integrity.endpoint import Identity, read_info
 from integrity.errors import PermissionRefused, ProtocolError, ServerError
+from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
 from integrity.ledger.store import NewFinding
@@ -537,7 +538,7 @@ class Follower:
         if not reason and self.gap is not None:
             reason = f"a gap is open: {self.gap}"
         if not reason and self.dirty.stuck:
-            reason = f"{len(self.dirty.stuck):,} keys cannot be made equal; each is a finding"
+            reason = f"{plural(len(self.dirty.stuck), 'key')} cannot be made equal; each is a finding"
         return Drained(
             not reason,
             reason,

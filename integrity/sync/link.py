@@ -39,7 +39,7 @@ def require_not_restarted(connection: Connection, before: Identity) -> None:
         now = read_info(connection, b"replication").get("master_replid", "")
     if now != before.run_id:
         raise ServerRestarted(
-            connection.role, connection.where, "it has restarted since it was last looked at.", "See its log."
+            connection.role, connection.where, "has restarted since it was last looked at.", "See its log."
         )
 
 
