@@ -81,6 +81,8 @@ class Outcome:
     """The run that this one repaired."""
     exceptions: Mapping[str, int] = field(default_factory=dict)
     """Rule id → findings that it excepts."""
+    source_engine: str | None = None
+    """``Redis 7.0.15``; None where it was not asked, or is a file."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values."""
@@ -92,6 +94,7 @@ class Outcome:
             "verdict": self.verdict.value if self.verdict else None,
             "reason": self.reason,
             "source": self.source,
+            "source_engine": self.source_engine,
             "target": self.target,
             "target_engine": self.target_engine,
             "phases": [
@@ -157,7 +160,6 @@ def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None)
         name = rule or "not recorded"
         exceptions[name] = exceptions.get(name, 0) + count
     snapshot = next((a for a in ledger.artifacts(run.id) if a.kind == "header"), None)
-    target = run.target or {}
     return Outcome(
         run_id=run.id,
         kind=run.kind,
@@ -166,14 +168,21 @@ def read_outcome(ledger: Ledger, run_id: str, report: ReportFiles | None = None)
         reason=run.reason,
         source=run.source_address,
         target=run.target_address,
-        target_engine=f"{str(target['engine']).capitalize()} {target['version']}" if target else None,
+        target_engine=_title(run.target),
         phases=phases,
         findings=findings,
         report=report,
         snapshot=str(Path(snapshot.path).parent) if snapshot else None,
         repairs=run.parent_id,
         exceptions=exceptions,
+        source_engine=_title(run.source),
     )
+
+
+def _title(server: Mapping[str, object] | None) -> str | None:
+    if not server or "engine" not in server or "version" not in server:
+        return None
+    return f"{str(server['engine']).capitalize()} {server['version']}"
 
 
 def migrate(

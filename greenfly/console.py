@@ -23,6 +23,8 @@ _LIVE_EVERY_SECONDS: Final = 0.1
 _FOLLOWING: Final = "sync"
 """The phase that has no rate: it counts what it compares, over and over."""
 _ASSESSED: Final = "assess"
+_LONGEST_KEY: Final = 200
+"""Characters of a key that a line of the terminal shows."""
 _BOLD, _RED, _GREEN, _YELLOW, _DIM, _RESET = (
     "\x1b[1m",
     "\x1b[31m",
@@ -149,7 +151,8 @@ def print_outcome(outcome: Outcome, exit_code: ExitCode, *, as_json: bool) -> No
     if outcome.repairs:
         rests_on = "repairs" if outcome.kind is RunKind.REPAIR else "sync"
         lines.append(f"  {rests_on:<9} run {outcome.repairs}")
-    lines.append(f"  source    {outcome.source}")
+    engine = f" ({outcome.source_engine})" if outcome.source_engine else ""
+    lines.append(f"  source    {outcome.source}{engine}")
     if outcome.target:
         lines.append(f"  target    {outcome.target} ({outcome.target_engine})")
     for phase in outcome.phases:
@@ -270,8 +273,13 @@ class RepairPlanPrinter:
                     }
                 )
             else:
+                shown = (
+                    key
+                    if len(key) <= _LONGEST_KEY
+                    else f"{key[:_LONGEST_KEY]}… ({len(finding.key):,} bytes; --json has it whole)"
+                )
                 sys.stdout.write(
-                    f"{plan.intent.value:<15}  {finding.finding_class.value:<12}  db {finding.database:<2}  {key}  "
+                    f"{plan.intent.value:<15}  {finding.finding_class.value:<12}  db {finding.database:<2}  {shown}  "
                     f"({plan.why})\n"
                 )
 
