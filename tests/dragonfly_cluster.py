@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,6 +51,7 @@ class DragonflyCluster:
         program = find_dragonfly()
         if program is None:
             pytest.skip("no dragonfly on PATH")
+        self._program = program
         self._stack = ExitStack()
         try:
             self.nodes = [self._start(program) for _ in range(count)]
@@ -88,6 +91,10 @@ class DragonflyCluster:
     def table(self) -> Mapping[int, Dragonfly]:
         """Slot → the node that serves it."""
         return self._owners
+
+    def masters(self) -> list[Dragonfly]:
+        """All of them; none has a replica."""
+        return self.nodes
 
     def keys(self) -> int:
         """How many keys all nodes hold."""
@@ -130,6 +137,20 @@ class DragonflyCluster:
             shards.append(shard)
         for node in self.nodes:
             node("DFLYCLUSTER", "CONFIG", json.dumps(shards))
+
+    def kill(self, node: Dragonfly) -> None:
+        """SIGKILL one."""
+        assert node.server.pid is not None
+        os.kill(node.server.pid, signal.SIGKILL)
+        node.server.stop()
+
+    def replace(self, dead: Dragonfly) -> Dragonfly:
+        """An empty node takes the slots of one that was killed."""
+        fresh = self._start(self._program)
+        self.nodes[self.nodes.index(dead)] = fresh
+        self._owners = {slot: fresh if node is dead else node for slot, node in self._owners.items()}
+        self.configure()
+        return fresh
 
     def move_slots(self, first: int, last: int) -> None:
         """Move slots from the node that has them all to the other one, as Dragonfly's own tools do."""

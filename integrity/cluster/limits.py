@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from integrity.address import Address
-from integrity.errors import ConfigurationError, Refused
+from integrity.errors import ConfigurationError
 from integrity.settings import Settings, SnapshotMethod
 from integrity.strategy import Strategy
 
@@ -46,16 +46,3 @@ def _require_for_cluster(settings: Settings, source: Address) -> None:
             raise ConfigurationError(
                 f"Source {source} is a cluster, and {name} is about one server.", "Leave it out."
             )
-
-
-def require_fenceable(blue: Address, green: Address) -> None:
-    """
-    :raises Refused: green is a cluster.
-    """
-    if green.mode == "cluster":
-        raise Refused(
-            f"Green {green} is a cluster. This version copies, compares and follows one, and cuts over from one, but "
-            "not to one: what applications write there could not be followed.",
-            "Stop the applications' writes yourself, let `greenfly sync --until-equal` end with PASS, and switch them "
-            "then.",
-        )

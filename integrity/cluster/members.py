@@ -15,6 +15,7 @@ from typing import Final
 
 from integrity.cluster.nodes import Nodes, Place, node_target, seeds
 from integrity.cluster.sentinel import ask_sentinel, find_master
+from integrity.cluster.topology import NOT_CONFIGURED
 from integrity.endpoint import Endpoint
 from integrity.errors import GreenflyError, Refused, ServerError, ServerNotReady, ServerUnreachable
 from integrity.replies import ErrorReply, Reply
@@ -187,6 +188,13 @@ def _told_by(nodes: Nodes, place: Place) -> tuple[list[_Line], dict[str, Place]]
     listed, slots = connection.exchange([_NODES, _SLOTS])
     for reply, command in ((listed, "CLUSTER NODES"), (slots, "CLUSTER SLOTS")):
         if isinstance(reply, ErrorReply):
+            if str(reply).startswith(NOT_CONFIGURED):
+                raise ServerNotReady(
+                    connection.role,
+                    connection.where,
+                    "is a node that was not told which slots are whose.",
+                    "Send every node its DFLYCLUSTER CONFIG.",
+                )
             if "cluster support disabled" in str(reply):
                 raise Refused(
                     f"{connection.role.capitalize()} {connection.where} is no node of a cluster.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from integrity.cluster.shrunk import expected_keys
 from integrity.endpoint import Endpoint
 from integrity.errors import (
     AuthenticationFailed,
@@ -754,6 +755,23 @@ class SyncPhase:
                 "Restore its data; or, if that is what it should hold, set sync.accept_shrunk_source and go on with "
                 "--resume.",
             )
+        self._require_no_master_emptied(now)
+
+    def _require_no_master_emptied(self, link: Link) -> None:
+        """The same of each master of a cluster, as the others may make up for it in the sum.
+
+        :raises Refused: one holds less than half of what the other side has of its slots.
+        """
+        if self._settings.sync.accept_shrunk_source or not fits_both_ways(self._settings):
+            return  # Where keys have other names, or are left out, there is nothing to compare with.
+        for shard, had in expected_keys(link.source_identity, link.target):
+            if _is_far_less(shard.keys, had):
+                raise Refused(
+                    f"{shard.address}, a master of {link.source}, holds {shard.keys:,} keys, and about {had:,} of its "
+                    f"slots are on {link.target}; following would delete the rest there.",
+                    "Restore its data; or, if that is what it should hold, set sync.accept_shrunk_source and go on "
+                    "with --resume.",
+                )
 
     def _require_not_lesser(self, link: Link) -> None:
         """The same before anything is followed: it may have lost its data while nobody looked.
@@ -768,6 +786,7 @@ class SyncPhase:
                 "See that the two are not mixed up and that none has lost its data; or, if that is what they should "
                 "hold, set sync.accept_shrunk_source.",
             )
+        self._require_no_master_emptied(link)
 
 
 def _is_far_less(has: int, had: int) -> bool:

@@ -34,7 +34,7 @@ from integrity.switch.fence_plan import FencePlan
 from integrity.switch.gates import Gate, Gates, refused
 from integrity.switch.health import measure_baseline, record_baseline
 from integrity.switch.machine import Detail, Machine, Recorder, Step, nobody
-from integrity.switch.sides import as_application, blue_as_application, green_url
+from integrity.switch.sides import blue_as_application, green_as_application
 from integrity.verify.verdict import Conclusion
 
 _BASELINE_SECONDS = 2.0
@@ -355,7 +355,7 @@ class Cutover:
             return
         try:
             blue = blue_as_application(self._settings, self._conductor.environment.read())
-            green = as_application(green_url(self._settings), self._settings.target, "green")
+            green = green_as_application(self._settings)
         except GreenflyError as error:
             self._progress.say(f"The write pause is not measured: {error.problem}")
             return

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from integrity.cluster.members import Member, on_each, read_members, unlisted_member
 from integrity.cluster.nodes import Place
 from integrity.endpoint import Endpoint, Identity
-from integrity.errors import Refused
+from integrity.errors import Refused, ServerError, ServerNotReady, ServerUnreachable
 from integrity.switch.clients import software_of
 from integrity.switch.fence import Fence, require_plannable
 from integrity.switch.fence_plan import FencePlan, FenceProbe, Method, NodePlan, Possibility
@@ -89,7 +89,9 @@ class NodesFence:
         :raises Refused: nothing is possible on all of them, a fence stands on one, or one is dead.
         :raises ServerError: a node cannot be asked.
         """
-        probed = self._probed()
+        return self._plan_of(self._probed())
+
+    def _plan_of(self, probed: Sequence[tuple[Member, Fence, FenceProbe]]) -> FencePlan:
         whole = _together([(member, probe) for member, _, probe in probed])
         require_plannable(self._endpoint, whole)
         method: Method = "acl" if whole.method == "acl" else "min-replicas"
@@ -126,6 +128,35 @@ class NodesFence:
                 "refused.",
                 "Take it out, or lift the fence and plan it anew.",
             )
+
+    def seal(self, record: Callable[[FencePlan], object]) -> tuple[Member, ...]:
+        """Refuse writes for good on every node that answers, of a side that is given up.
+
+        :param record: given the plan of those nodes before anything is done.
+        :returns: nodes that do not answer; whoever brings one back brings it back without a fence.
+        :raises Refused: it is not possible on one that answers, or a fence stands there.
+        :raises ServerError: no node answers, or one does not allow it.
+        """
+        probed: dict[str, tuple[Member, Fence, FenceProbe]] = {}
+        away: dict[str, ServerError] = {}
+
+        def look(member: Member) -> None:
+            try:
+                fence = self._fence(member)
+                probed[member.name] = member, fence, fence.probe()
+            except (ServerUnreachable, ServerNotReady) as error:
+                away[member.name] = error
+
+        members = self._members()
+        on_each(members, look)
+        if not probed:
+            raise next(iter(away.values()))
+        plan = self._plan_of(list(probed.values()))
+        record(plan)
+        plans = _by_name(plan, members)
+        answering = [member for member in members if member.name in probed]
+        on_each(answering, lambda member: self._fence(member).refuse(plans[member.name]))
+        return tuple(member for member in members if member.name in away)
 
     def unpause(self) -> None:
         """Let delayed commands go on, on every node: a master may be a replica by now.

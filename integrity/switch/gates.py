@@ -236,10 +236,14 @@ class Gates:
     def _headroom(self, blue: Identity, green: Identity) -> Gate:
         least = self._settings.cutover.min_headroom
         limit = f"{least:.0%} free"
-        if not green.max_memory:
-            return Gate("headroom", True, "green has no memory limit", limit, "Free memory on green.")
-        free = 1 - green.used_memory / green.max_memory
-        return Gate("headroom", free >= least, f"{free:.0%} free", limit, "Free memory on green.")
+        text, used = "Free memory on green.", _used(green.used_memory, green.max_memory)
+        if green.is_cluster:
+            # It is full as soon as one of its nodes is.
+            where, used = max(_memory_used(self._sides.green).items(), key=lambda node: node[1] or 0.0)
+            text = f"Free memory on green's fullest node, {where}."
+        if used is None:
+            return Gate("headroom", True, "green has no memory limit", limit, text)
+        return Gate("headroom", 1 - used >= least, f"{1 - used:.0%} free", limit, text)
 
     def _fence(self, blue: Identity) -> Gate:
         moving = sum(shard.slots_moving for shard in blue.shards)
@@ -341,13 +345,22 @@ class Gates:
 
 def _full(endpoint: Endpoint) -> list[str]:
     """The servers of one side that have less than 5 % of their memory left."""
-    found = []
+    return [node for node, used in _memory_used(endpoint).items() if used is not None and used > 0.95]
+
+
+def _memory_used(endpoint: Endpoint) -> dict[str, float | None]:
+    """Which part of its memory each server of one side uses; None where it has no limit."""
+    found = {}
     for member in read_members(endpoint):
         with member.endpoint.connect("gate") as connection:
             info = read_info(connection, b"memory")
-        if (most := number(info.get("maxmemory"))) and number(info.get("used_memory")) > 0.95 * most:
-            found.append(str(member.endpoint))
+        used, most = number(info.get("used_memory")), number(info.get("maxmemory"))
+        found[str(member.endpoint)] = _used(used, most)
     return found
+
+
+def _used(used: int, most: int) -> float | None:
+    return used / most if most else None
 
 
 def _offset_ms(endpoint: Endpoint) -> float:

@@ -30,7 +30,7 @@ from integrity.progress import Progress
 from integrity.settings import Settings
 from integrity.switch.asker import Asker, NotDone, is_heard
 from integrity.switch.conductor import Conductor, NotConfirmed, recorded_plan
-from integrity.switch.fence_nodes import fence_of
+from integrity.switch.fence_nodes import NodesFence, fence_of
 from integrity.switch.fence_plan import FencePlan
 from integrity.switch.gates import ALIVE_SECONDS
 from integrity.switch.machine import Detail, Machine, Recorder, Step, nobody
@@ -392,14 +392,25 @@ class Rollback:
     def _seal_green(self, detail: Detail, until: float) -> Detail:
         """Keep a green that is given up but not dead from taking writes."""
         green = impatient(self._conductor.sides.green, _DEAD_SECONDS)
-        try:
-            fence = fence_of(green, green.identify, keep_users=self._settings.cutover.keep_users)
-            plan = fence.plan()
+        plans: list[FencePlan] = []
+
+        def record(plan: FencePlan) -> None:
             # Before it is put up: whoever lifts it has to know what there was.
             self._handle.event("green.sealed", {"plan": plan.to_dict()})
-            fence.refuse(plan)
+            plans.append(plan)
+
+        try:
+            fence = fence_of(green, green.identify, keep_users=self._settings.cutover.keep_users)
+            if isinstance(fence, NodesFence):
+                away = ", ".join(str(member.endpoint) for member in fence.seal(record))
+                if away:
+                    problem = f"No answer from {away}."
+                    return {"sealed": False, "problem": problem, "plan": plans[0].to_dict()}
+            else:
+                record(fence.plan())
+                fence.refuse(plans[0])
         except ServerError as error:
             return {"sealed": False, "problem": error.problem}
         except GreenflyError as error:
             return {"sealed": False, "problem": str(error)}
-        return {"sealed": True, "plan": plan.to_dict()}
+        return {"sealed": True, "plan": plans[0].to_dict()}

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from integrity.cluster.limits import require_fenceable
+from integrity.address import parse_address
+from integrity.cluster.nodes import Place
 from integrity.endpoint import Endpoint
 from integrity.errors import ConfigurationError
 from integrity.settings import EndpointSettings, Settings
@@ -26,14 +27,11 @@ class Sides:
         """From the source and the target.
 
         :raises ConfigurationError: a URL is missing or wrong.
-        :raises Refused: green is a cluster.
         """
-        sides = cls(
+        return cls(
             Endpoint.from_settings("source", settings.source),
             Endpoint.from_settings("target", settings.target),
         )
-        require_fenceable(sides.blue.address, sides.green.address)
-        return sides
 
 
 def impatient(endpoint: Endpoint, seconds: float) -> Endpoint:
@@ -42,7 +40,7 @@ def impatient(endpoint: Endpoint, seconds: float) -> Endpoint:
 
 
 def green_url(settings: Settings) -> str:
-    """What applications are given for green.
+    """What applications are given for green: of a cluster one node, from which their clients learn of the others.
 
     :raises ConfigurationError: it is not known, because user or password are not in the target's URL.
     """
@@ -56,7 +54,13 @@ def green_url(settings: Settings) -> str:
             "What applications are to be given for green is not known: user or password are not in the target's URL.",
             "Set switch.green_url (GREENFLY_SWITCH__GREEN_URL).",
         )
-    return target.url.get_secret_value()
+    url = target.url.get_secret_value()
+    address = parse_address(url, "target.url")
+    if address.mode != "cluster":
+        return url
+    # No client knows the scheme of Greenfly's own, and not all take several hosts.
+    user, at, _ = url.strip().partition("://")[2].rpartition("@")
+    return f"{address.scheme}://{user}{at}{Place(address.host, address.port)}"
 
 
 def as_application(url: str, like: EndpointSettings, name: Literal["blue", "green"]) -> Endpoint:
@@ -85,9 +89,20 @@ def blue_as_application(settings: Settings, environment: EnvironmentState | None
     configured = Endpoint.from_settings("source", settings.source)
     if not url:
         return configured
-    blue = as_application(url, settings.source, "blue")
-    if configured.is_cluster and blue.address.mode == "single":
-        # Clients of a cluster are given one of its nodes, and learn of the others.
-        address = replace(blue.address, mode="cluster", database=None)
-        return Endpoint(replace(blue.target, address=address))
-    return blue
+    return _like(configured, as_application(url, settings.source, "blue"))
+
+
+def green_as_application(settings: Settings) -> Endpoint:
+    """Green as the applications are going to reach it.
+
+    :raises ConfigurationError: what they are given is not known, or no URL of a Redis server.
+    """
+    configured = Endpoint.from_settings("target", settings.target)
+    return _like(configured, as_application(green_url(settings), settings.target, "green"))
+
+
+def _like(configured: Endpoint, reached: Endpoint) -> Endpoint:
+    """Clients of a cluster are given one of its nodes, and learn of the others."""
+    if not configured.is_cluster or reached.address.mode != "single":
+        return reached
+    return Endpoint(replace(reached.target, address=replace(reached.address, mode="cluster", database=None)))

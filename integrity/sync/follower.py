@@ -15,14 +15,14 @@ any more, when they are carried over like any others.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
 from integrity.endpoint import Identity, read_info
-from integrity.errors import PermissionRefused, ProtocolError, ServerError
+from integrity.errors import ServerError
 from integrity.kinds.base import plural
 from integrity.ledger import Ledger, RunHandle
 from integrity.ledger.models import FindingClass, FindingState, PhaseName
@@ -39,7 +39,7 @@ from integrity.sync.dirty import DirtyKeys
 from integrity.sync.feed import Feed
 from integrity.sync.heartbeat import Heartbeat
 from integrity.sync.link import Link, require_not_restarted
-from integrity.sync.monitor_queue import restore_queue, widen_queue
+from integrity.sync.monitor_queue import WidenedQueues
 from integrity.sync.opening import open_feed
 from integrity.sync.prover import Prover
 from integrity.sync.spool import Spool
@@ -136,7 +136,7 @@ class Follower:
         self._excepted: set[tuple[int, bytes, FindingClass]] = set()
         self._waiving = Waiving(ledger, handle.id, settings)
         self._heartbeat: Heartbeat | None = None
-        self._queue_before: int | None = None
+        self._queues = WidenedQueues()
         self._all_applied = False
         """Whether a replica is known to have applied everything, because nobody writes."""
 
@@ -176,21 +176,15 @@ class Follower:
         if self._feed is not None:
             self._feed.close()
             self._feed = None
-        if self._queue_before is not None:
-            # Where it cannot be put back, the server is gone, and its settings with it.
-            with suppress(ServerError):
-                restore_queue(self.link.source, self._queue_before)
+        self._queues.restore(self.link.source)
 
     def _widen_queue(self) -> None:
         """Dragonfly closes a MONITOR without a word where too many of its lines wait: let more wait."""
         wanted = self.feed_name == "monitor" and self.settings.sync.widen_monitor_queue
         if not wanted or self.link.source_identity.engine != "dragonfly":
             return
-        with suppress(PermissionRefused, ProtocolError):
-            before = widen_queue(self.link.source)
-            if before is not None:
-                self._queue_before = before
-                self._handle.event("sync.queue-widened", {"pipeline_queue_limit": before})
+        for server, before in self._queues.widen(self.link.source).items():
+            self._handle.event("sync.queue-widened", {"server": server, "pipeline_queue_limit": before})
 
     def close_connections(self) -> None:
         """Close what is open to both servers, but for the feed; it is opened again where it is needed."""

@@ -21,6 +21,7 @@ import socket
 import ssl
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 from time import monotonic
 from typing import Final
 
@@ -71,15 +72,18 @@ class MonitorFeed:
         self._standby = self._asking.enter_context(Standby(endpoint, "monitor-check", 0))
 
     @classmethod
-    def open(cls, endpoint: Endpoint, *, settle_seconds: float = 0.5) -> MonitorFeed:
+    def open(
+        cls, endpoint: Endpoint, *, settle_seconds: float = 0.5, something: Event | None = None
+    ) -> MonitorFeed:
         """Begin; every change made after this returns is named.
 
+        :param something: set when something was seen; for several feeds that are waited for together.
         :raises ServerError: MONITOR, COMMAND, CLIENT LIST or INFO is not allowed, or the server cannot be reached.
         """
         marker = b"greenfly:%b:" % secrets.token_hex(8).encode()
         with endpoint.connect("monitor-check") as asking, ExitStack() as undo:
             table = KeyTable.ask(asking)
-            sightings = Sightings(settle_seconds)
+            sightings = Sightings(settle_seconds, something)
             connection = endpoint.connect("monitor")
             undo.callback(connection.close)
             client_id = connection.command(b"CLIENT", b"ID")

@@ -22,7 +22,7 @@ def open_feed(
     :raises ServerError: the server cannot be reached, or does not allow the feed that was asked for by name.
     """
     if endpoint.is_cluster:
-        return _open_for_cluster(endpoint, settings, say)
+        return _open_for_cluster(endpoint, identity, settings, say)
     if settings.feed == "tracking":
         return TrackingFeed.open(endpoint, silence_seconds=settings.silence_seconds)
     if settings.feed == "monitor":
@@ -47,10 +47,18 @@ def open_feed(
 
 
 def _open_for_cluster(
-    endpoint: Endpoint, settings: SyncSettings, say: Callable[[str], None]
+    endpoint: Endpoint, identity: Identity, settings: SyncSettings, say: Callable[[str], None]
 ) -> ClusterFeed | None:
     if settings.feed == "rounds":
         return None
+    if identity.engine == "dragonfly" and settings.feed != "tracking":
+        try:
+            return ClusterFeed.open_monitors(endpoint, settle_seconds=settings.settle_seconds)
+        except (PermissionRefused, ProtocolError) as error:
+            if settings.feed == "monitor":
+                raise
+            say(f"{error.problem} Everything is compared in rounds until both sides agree.")
+            return None
     try:
         return ClusterFeed.open(endpoint, silence_seconds=settings.silence_seconds)
     except (TrackingUnsupported, PermissionRefused) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from threading import Condition
+from threading import Condition, Event
 from time import monotonic
 
 from integrity.sync.feed import Loss, Taken
@@ -18,9 +18,11 @@ class Sightings:
     """Shared by a feed's threads; its lock is held only to merge or to exchange a dictionary.
 
     :param settle_seconds: how much later than a marker something from before it may be seen.
+    :param something: set when there is something to take; for several feeds that are waited for together.
     """
 
-    def __init__(self, settle_seconds: float) -> None:
+    def __init__(self, settle_seconds: float, something: Event | None = None) -> None:
+        self._something = something or Event()
         self._settle = timedelta(seconds=settle_seconds)
         self._changed = Condition()
         self._names: dict[bytes, float] = {}
@@ -51,6 +53,8 @@ class Sightings:
                 self._sent = {number: at for number, at in self._sent.items() if number > marker}
                 self.marked_at = now
             self._changed.notify_all()
+            if names or everything is not None:
+                self._something.set()
 
     def lose(self, reason: str) -> None:
         """Note that nothing more will be seen; the first reason counts."""
@@ -58,6 +62,7 @@ class Sightings:
             if self._loss is None:
                 self._loss = Loss(reason, self._known_until)
             self._changed.notify_all()
+            self._something.set()
 
     # -- those who take -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""An application of a cluster that is moved to one server and back, and what must hold of it whatever happens.
+"""An application that is moved from or to a cluster and back, and what must hold of it whatever happens.
 
 It keeps its own account: what it was told to be done, and what may have been.  Every key has one writer, so the account
 says what must be there, and nothing else may be.
@@ -7,10 +7,9 @@ says what must be there, and nothing else may be.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
@@ -27,10 +26,11 @@ from redis.exceptions import NoPermissionError, RedisClusterException, RedisErro
 from redis.retry import Retry
 
 from tests.cluster import Node, RedisCluster
+from tests.dragonfly_cluster import Dragonfly, DragonflyCluster
 from tests.faults.conductor_process import ConductorProcess, Ended, Order
 from tests.live import Live
 from tests.raw import UnexpectedReply, as_bytes, as_list
-from tests.servers import Store, connect
+from tests.servers import Store
 
 Side = Literal["blue", "green"]
 SETTINGS: Final = """
@@ -79,8 +79,8 @@ class ClusterLoad:
     """Writers of blue or green, wherever the environment sends them; a context manager."""
 
     live: Live
-    blue: Callable[[], _Client]
-    """A new client of the side that is moved from."""
+    clients: Mapping[Side, Callable[[], _Client]]
+    """Makes a new client of a side."""
     writers: int = 3
     pause: float = 0.004
     acknowledged: list[Acknowledged] = field(default_factory=list)
@@ -198,34 +198,76 @@ class ClusterLoad:
 
     def _connect(self, side: Side) -> _Client | None:
         try:
-            if side == "green":
-                retry = Retry(NoBackoff(), 0)
-                return Redis.from_url(self.live.green_url, retry=retry, socket_timeout=30.0, protocol=2)
-            return self.blue()
+            return self.clients[side]()
         except _LOST:
             return None
 
 
 def application(cluster: RedisCluster) -> ClusterClient:
     """A client of the whole that sends nothing twice, unless it is told that it was not done."""
-    node = next(node for node in cluster.nodes if node.runs)
+    return _of_node(next(node for node in cluster.nodes if node.runs).port)
+
+
+def _of_node(port: int) -> ClusterClient:
     return ClusterClient(
-        host="127.0.0.1", port=node.port, retry=Retry(NoBackoff(), 1), socket_timeout=30.0, protocol=2
+        host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 1), socket_timeout=30.0, protocol=2
     )
 
 
+class Ground(Protocol):
+    """One side, whatever it is made of."""
+
+    def client(self) -> Redis | ClusterClient:
+        """What applications have, which sends nothing twice unless it is told that it was not done."""
+
+    def closed_and_open(self) -> tuple[int, int]:
+        """How many masters refuse a write from an application now, and how many take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneServer:
+    """A side that is one server."""
+
+    store: Store
+
+    def client(self) -> Redis:
+        """See :class:`Ground`."""
+        return Redis.from_url(self.store.url, retry=Retry(NoBackoff(), 0), socket_timeout=30.0, protocol=2)
+
+    def closed_and_open(self) -> tuple[int, int]:
+        """See :class:`Ground`."""
+        try:
+            self.store.client.set("probe:one", "1")
+        except RedisError:
+            return 1, 0
+        return 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class ManyNodes:
+    """A side that is a cluster of any make."""
+
+    cluster: RedisCluster | DragonflyCluster
+
+    def client(self) -> ClusterClient:
+        """See :class:`Ground`."""
+        return _of_node(self.cluster.masters()[0].port)
+
+    def closed_and_open(self) -> tuple[int, int]:
+        """See :class:`Ground`."""
+        taken = [takes_a_write(node) for node in self.cluster.masters()]
+        return len(taken) - sum(taken), sum(taken)
+
+
 @dataclass(slots=True)
-class MovedCluster:
-    """A cluster, a server, `greenfly sync`, a load, and a process that conducts."""
+class Moved:
+    """Two sides, `greenfly sync`, a load, and a process that conducts."""
 
     live: Live
-    cluster: RedisCluster
-    green: Store
+    sides: Mapping[Side, Ground]
     load: ClusterLoad
     conductor: ConductorProcess
     sync: subprocess.Popen[bytes]
-    rights: dict[str, list[bytes]]
-    """Each node's ACL before anything was done."""
     moves: int = 0
 
     def do(self, order: Order) -> Ended:
@@ -246,25 +288,16 @@ class MovedCluster:
         """Where the environment sends the application."""
         return "green" if "DRAGONFLY_URL" in self.live.environment() else "blue"
 
-    def takes_a_write(self) -> list[Node]:
-        """The masters that take a write from an application now, on a connection as applications make them."""
-        return [node for node in self.cluster.masters() if takes_a_write(node)]
-
-    def green_takes_a_write(self) -> bool:
-        """Whether green does."""
-        try:
-            self.green.client.set("probe:green", "1")
-        except RedisError:
-            return False
-        return True
-
     def assert_legal(self) -> None:
         """The application is on one side, that side alone takes writes, on all of its nodes, and is followed."""
-        if self.says() == "green":
-            assert self.takes_a_write() == [], self.what_was_said()
-            assert self.green_takes_a_write(), self.what_was_said()
-        else:
-            assert len(self.takes_a_write()) == len(self.cluster.masters()), self.what_was_said()
+        side = self.says()
+        closed, taking = self.sides[side].closed_and_open()
+        assert (closed, taking > 0) == (0, True), self.what_was_said()
+        if (
+            side == "green" or self.moves > 1
+        ):  # Nobody keeps applications from a green that they never were on.
+            _, taking = self.sides["blue" if side == "green" else "green"].closed_and_open()
+            assert taking == 0, self.what_was_said()
         direction = "forward" if self.says() == "blue" else "backward"
         self.live.wait_until(
             lambda: (self.live.board() or {}).get("direction") == direction, f"followed {direction}", 15.0
@@ -292,18 +325,12 @@ class MovedCluster:
     def assert_nothing_lost(self) -> None:
         """Stop the load: the side that serves has what was acknowledged, and at no moment did both."""
         self.load.stop()
-        client = connect(self.green.url) if self.says() == "green" else application(self.cluster)
+        client = self.sides[self.says()].client()
         wrong = self.load.wrong(client)
         client.close()
         assert wrong == [], f"{len(wrong)} {wrong[:5]}{self.what_was_said()}"
         assert self.load.changes_of_side() <= self.moves, self.what_was_said()
         assert len({ack.side for ack in self.load.acknowledged}) == (2 if self.moves else 1)
-
-    def assert_rights_are_back(self) -> None:
-        """Every node that runs has the rules that it had, and no user of Greenfly's."""
-        assert rules(self.cluster.nodes) == {
-            node.url: self.rights[node.url] for node in self.cluster.nodes if node.runs
-        }
 
     def what_was_said(self) -> str:
         """The ends of the logs, for a test that failed."""
@@ -313,7 +340,27 @@ class MovedCluster:
         )
 
 
-def takes_a_write(node: Node) -> bool:
+@dataclass(slots=True, kw_only=True)
+class MovedCluster(Moved):
+    """From a Redis Cluster to one server."""
+
+    cluster: RedisCluster
+    green: Store
+    rights: dict[str, list[bytes]]
+    """Each node's ACL before anything was done."""
+
+    def takes_a_write(self) -> list[Node]:
+        """The masters that take a write from an application now, on a connection as applications make them."""
+        return [node for node in self.cluster.masters() if takes_a_write(node)]
+
+    def assert_rights_are_back(self) -> None:
+        """Every node that runs has the rules that it had, and no user of Greenfly's."""
+        assert rules(self.cluster.nodes) == {
+            node.url: self.rights[node.url] for node in self.cluster.nodes if node.runs
+        }
+
+
+def takes_a_write(node: Node | Dragonfly) -> bool:
     """Whether a node does; not so if it is a replica, or serves no slot."""
     try:
         node("SET", f"probe:{{{_tag(node)}}}", "1")
@@ -322,7 +369,7 @@ def takes_a_write(node: Node) -> bool:
     return True
 
 
-def _tag(node: Node) -> str:
+def _tag(node: Node | Dragonfly) -> str:
     """What makes a key the node's own."""
     for entry in as_list(node("CLUSTER", "SLOTS")):
         first, last, serving, *_ = as_list(entry)
@@ -347,13 +394,25 @@ def moved_cluster(
 ) -> Iterator[MovedCluster]:
     """An application on a cluster, followed and compared."""
     cluster.fill(keys)
+    rights = rules(cluster.nodes)
+    sides: Mapping[Side, Ground] = {"blue": ManyNodes(cluster), "green": OneServer(green)}
+    with moved(folder, (cluster.url, green.url), sides, settings=settings) as it:
+        yield MovedCluster(
+            it.live, it.sides, it.load, it.conductor, it.sync, cluster=cluster, green=green, rights=rights
+        )
+
+
+@contextmanager
+def moved(
+    folder: Path, urls: tuple[str, str], sides: Mapping[Side, Ground], *, settings: str = SETTINGS
+) -> Iterator[Moved]:
+    """An application on blue, followed and compared."""
     with ExitStack() as stack:
         environ = stack.enter_context(pytest.MonkeyPatch.context())
         environ.setenv("GREENFLY_LEASE_SECONDS", "3")
-        live = stack.enter_context(Live(folder / "live", cluster.url, green.url, settings))
-        rights = rules(cluster.nodes)
-        load = stack.enter_context(ClusterLoad(live, partial(application, cluster)))
+        live = stack.enter_context(Live(folder / "live", *urls, settings))
+        load = stack.enter_context(ClusterLoad(live, {side: ground.client for side, ground in sides.items()}))
         sync = live.sync()
         conductor = stack.enter_context(ConductorProcess(live.folder))
         live.wait_until_clean()
-        yield MovedCluster(live, cluster, green, load, conductor, sync, rights)
+        yield Moved(live, sides, load, conductor, sync)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pydantic import SecretStr
 from redis.crc import key_slot
 
+from integrity.cluster.shrunk import expected_keys
+from integrity.endpoint import Endpoint
+from integrity.settings import EndpointSettings
 from tests.cli import Greenfly
 from tests.cluster import RedisCluster, deep, differences, fill_server, meanwhile
 from tests.dragonfly_cluster import DragonflyCluster
@@ -157,8 +161,29 @@ def test_scores_that_dragonfly_rounds_where_a_slot_moves_are_found_and_repaired(
     assert repaired.at("verdict") == "PASS", repaired.stderr
 
 
+def test_what_each_master_should_hold_is_reckoned_from_the_other_side(
+    blue: Store, green: DragonflyCluster
+) -> None:
+    """From a part of the names where there are many, and from all where there are few."""
+    followed, other = endpoint(green.url), endpoint(blue.url)
+    for keys in (200, 6000):
+        names = [b"k:%d" % number for number in range(keys)]
+        with Raw(blue.url) as raw:
+            raw.many([("SET", name, b"v") for name in names])
+        expected = {shard.address: count for shard, count in expected_keys(followed.identify(), other)}
+        assert len(expected) == 2
+        assert sum(expected.values()) == pytest.approx(keys, abs=2)
+        green.send([("SET", name, b"v") for name in names])
+        for node in green.nodes:
+            assert expected[node.url] == pytest.approx(as_int(node("DBSIZE")), rel=0.2)
+
+
+def endpoint(url: str) -> Endpoint:
+    return Endpoint.from_settings("source", EndpointSettings(url=SecretStr(url)))
+
+
 @deep
-def test_a_dragonfly_cluster_is_followed_by_comparing_in_rounds(
+def test_a_dragonfly_cluster_is_followed_until_both_sides_are_equal(
     greenfly: Greenfly, green: DragonflyCluster, green_redis: Store
 ) -> None:
     green.fill(KEYS)

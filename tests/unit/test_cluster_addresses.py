@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import SecretStr
 
 from integrity.address import parse_address
-from integrity.cluster.limits import require_fenceable, settings_for
-from integrity.errors import ConfigurationError, Refused
-from integrity.settings import Settings
+from integrity.cluster.limits import settings_for
+from integrity.errors import ConfigurationError
+from integrity.settings import EndpointSettings, Settings
 from integrity.strategy import Strategy
+from integrity.switch.sides import green_as_application, green_url
 
 
 def test_a_cluster_is_named_by_some_of_its_nodes() -> None:
@@ -77,10 +79,17 @@ def test_dragonflys_own_replication_is_not_chosen_for_what_it_cannot_follow() ->
     assert settings_for(single, parse_address("redis://blue", "source.url"), target) is single
 
 
-def test_applications_are_cut_over_from_a_cluster_and_not_to_one() -> None:
-    cluster, single = parse_address("redis+cluster://one", "x"), parse_address("redis://two", "x")
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("redis+cluster://one,two:7000", "redis://one:6379"),
+        ("rediss+cluster://shop:a%40b@one:7000,two", "rediss://shop:a%40b@one:7000"),
+        ("redis+cluster://[::1]:7000", "redis://[::1]:7000"),
+        ("redis://shop@one/0", "redis://shop@one/0"),
+    ],
+)
+def test_applications_are_given_one_node_of_a_green_cluster(url: str, given: str) -> None:
+    settings = Settings(target=EndpointSettings(url=SecretStr(url)))
 
-    require_fenceable(single, single)
-    require_fenceable(cluster, single)
-    with pytest.raises(Refused):
-        require_fenceable(single, cluster)
+    assert green_url(settings) == given
+    assert str(green_as_application(settings)) == str(parse_address(url.partition(",")[0], "target.url"))
