@@ -240,27 +240,3 @@ def test_a_cluster_behind_tls_with_a_user_of_few_rights_is_filled_and_followed(
         assert run.at("verdict") == synced.at("verdict") == "PASS", run.stderr + synced.stderr
         assert "pw@" not in run.stdout + run.stderr + synced.stdout + synced.stderr
         assert differences(blue.url, cluster) == []
-
-
-def test_a_cutover_onto_a_cluster_is_refused(
-    greenfly: Greenfly, blue: Store, cluster: RedisCluster, tmp_path: Path
-) -> None:
-    file = tmp_path / "app.env"
-    file.write_text("REDIS_URL=redis://127.0.0.1:1\n")
-    send(blue.url, ("SET", "k", "v"))
-    ids = between(blue.url, cluster.url)
-    synced = run_here(greenfly, "sync", *ids, "--until-equal", "--no-snapshot", "--json")
-    assert synced.at("verdict") == "PASS", synced.stderr
-
-    run = run_here(
-        greenfly,
-        "cutover",
-        str(synced.at("run")),
-        *ids,
-        "--yes",
-        env={"GREENFLY_SWITCH__KIND": "dotenv", "GREENFLY_SWITCH__DOTENV__PATH": str(file)},
-    )
-
-    assert run.exit_code == 4, run.stderr
-    assert "is a cluster" in run.stderr
-    assert file.read_text() == "REDIS_URL=redis://127.0.0.1:1\n"
