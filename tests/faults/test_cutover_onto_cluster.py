@@ -154,6 +154,7 @@ def test_slots_that_move_while_green_serves_are_a_gap_and_are_carried_back_once_
         app.move("green")
         green.move_slots(0, 400)
         app.live.wait_until(lambda: bool(app.live.events("sync.gap")), "it is noticed")
+        settle(2.0)  # The feed looks once a second, and may lose itself after another had noticed.
         app.wait_until_proven_again()
         app.assert_legal()
         app.move("blue")

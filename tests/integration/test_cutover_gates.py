@@ -163,7 +163,7 @@ def test_changes_that_are_not_carried_over_close_the_lag(live: Live, servers: tu
     assert live.run("runs", "pause", "latest").code == 0
     servers[0].client.set("k:1", "changed")
     live.wait_until(lambda: bool((live.board() or {}).get("dirty")), "a dirty key")
-    assert_closed(live, "lag", "1 keys")
+    assert_closed(live, "lag", "1 key,")
 
 
 @deep
@@ -209,7 +209,7 @@ def test_blue_that_allows_no_fence_closes_the_fence_and_the_pause(
 def test_blue_that_is_full_closes_the_way_back(live: Live, servers: tuple[Store, Store]) -> None:
     blue = servers[0]
     blue.client.config_set("maxmemory", int(blue.client.info("memory")["used_memory"] * 1.01))
-    assert_closed(live, "rollback", "problems")
+    assert_closed(live, "rollback", "1 problem")
 
 
 @deep
@@ -220,7 +220,7 @@ def test_rules_that_have_no_way_back_close_the_way_back(start_redis: StartServer
     with Live(tmp_path / "live", blue.url, green.url, rules) as live:
         live.sync("--quiet")
         live.wait_until_clean()
-        assert_closed(live, "rollback", "problems")
+        assert_closed(live, "rollback", "1 problem")
 
 
 @deep
