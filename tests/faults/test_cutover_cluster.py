@@ -23,13 +23,13 @@ from tests.cli import dig
 from tests.cluster import Node, RedisCluster, wait_until
 from tests.conftest import StartDragonfly, StartServer
 from tests.faults.conductor_process import Ended, Order
+from tests.faults.killed_conductor import kill
 from tests.faults.moved_application import kill_server, settle
-from tests.faults.moved_cluster import MovedCluster, Side, application, moved_cluster
-from tests.faults.test_live_kills import CUTOVER, ROLLBACK, Kind, goes_forward, is_stopped, number_of, points
+from tests.faults.moved_cluster import MovedCluster, application, moved_cluster
+from tests.faults.test_live_kills import CUTOVER, ROLLBACK, Kind, is_stopped, number_of, points
 from tests.live import deep
 
 UNDONE: Final = 8
-LEASE: Final = 1.0
 LONG: Final = 60.0
 """A lease that nobody takes over."""
 
@@ -42,20 +42,6 @@ def app(start_redis: StartServer, tmp_path: Path) -> Iterator[MovedCluster]:
         moved_cluster(tmp_path, cluster, start_redis()) as moved,
     ):
         yield moved
-
-
-def kill(app: MovedCluster, kind: Kind, call: str) -> None:
-    """Kill whoever conducts at a record; the sync process ends the operation, or undoes it."""
-    old: Side = "blue" if kind == "cutover" else "green"
-    new: Side = "green" if kind == "cutover" else "blue"
-    app.move(old)
-    ended = app.do(Order(kind, kill_at=number_of(kind, call), lease_seconds=LEASE))
-    assert (ended.returncode, ended.records[-1]) == (-9, call), app.what_was_said()
-    app.wait_until_ended()
-    forward = goes_forward(kind, call)
-    app.moves += forward
-    assert app.says() == (new if forward else old), f"{kind} {call}{app.what_was_said()}"
-    app.assert_legal()
 
 
 def disturbed(app: MovedCluster, call: str, disturb: Callable[[], None]) -> Ended:

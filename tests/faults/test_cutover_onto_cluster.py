@@ -16,16 +16,15 @@ import pytest
 from tests.cli import dig
 from tests.cluster import RedisCluster, fill_server
 from tests.dragonfly_cluster import Dragonfly, DragonflyCluster
-from tests.faults.conductor_process import Order
+from tests.faults.killed_conductor import kill
 from tests.faults.moved_application import settle
 from tests.faults.moved_cluster import Ground, ManyNodes, Moved, OneServer, Side, moved, takes_a_write
-from tests.faults.test_live_kills import Kind, goes_forward, number_of
+from tests.faults.test_live_kills import Kind
 from tests.integration.test_cutover_gates import gate
 from tests.live import deep
 from tests.raw import as_bytes
 from tests.servers import Store
 
-LEASE: Final = 1.0
 KEYS: Final = 300
 KILLS: Final[tuple[tuple[Kind, str], ...]] = (
     ("cutover", "refuse done before"),
@@ -33,20 +32,6 @@ KILLS: Final[tuple[tuple[Kind, str], ...]] = (
     ("rollback", "refuse done before"),
     ("rollback", "open done before"),
 )
-
-
-def kill(app: Moved, kind: Kind, call: str) -> None:
-    """Kill whoever conducts at a record; the sync process ends the operation, or undoes it."""
-    old: Side = "blue" if kind == "cutover" else "green"
-    new: Side = "green" if kind == "cutover" else "blue"
-    app.move(old)
-    ended = app.do(Order(kind, kill_at=number_of(kind, call), lease_seconds=LEASE))
-    assert (ended.returncode, ended.records[-1]) == (-9, call), app.what_was_said()
-    app.wait_until_ended()
-    forward = goes_forward(kind, call)
-    app.moves += forward
-    assert app.says() == (new if forward else old), f"{kind} {call}{app.what_was_said()}"
-    app.assert_legal()
 
 
 def written_to_green(app: Moved) -> int:
